@@ -1,0 +1,171 @@
+"""Strict settings: TOML files read into frozen models that refuse what they do not know."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class Settings(BaseModel):
+    """A table of settings: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class EncoderConfig(Settings):
+    """A Whisper-layout audio encoder (Radford et al. 2022): two convolutions, then pre-norm blocks."""
+
+    num_mels: int
+    """Mel bands of the input."""
+    dim: int
+    num_layers: int
+    num_heads: int
+    max_frames: int = 1500
+    """Length of the position table, in frames of 20 ms: 30 s."""
+    pool: Literal[1, 2] = 1
+    """Average-pool factor before the last norm: 1 for Whisper (50 Hz), 2 for Qwen2-Audio and Step-Audio 2 (25 Hz)."""
+    tail_frames: int = 0
+    """Mel frames at the end of a sound that the convolutions hear and nothing attends to: 2 for Step-Audio 2,
+    whose front end pads the sound (report section 8.4)."""
+    piece_s: float = 30.0
+    """Longest sound that is encoded at once; longer sound is cut into pieces, each with its own marks."""
+
+
+class AdaptorConfig(Settings):
+    """The lightweight bridge from encoder frames to the decoder's width, at 12.5 Hz (report section 2.2)."""
+
+    kind: Literal["linear", "conv", "ctc"]
+    """`linear`: stacked frames, one projection (report section 2.2). `conv`: Step-Audio 2's (section 8.3).
+    `ctc`: a small recogniser whose guesses arrive as the decoder's own text embeddings (nano)."""
+    stride: int
+    """Encoder frames per audio embedding."""
+    hidden_dim: int = 2048
+    """Width inside the `conv` and `ctc` kinds."""
+    num_layers: int = 0
+    """Transformer blocks inside the `ctc` kind."""
+    num_heads: int = 8
+    num_ctc_tokens: int = 0
+    """Entries of the decoder's text vocabulary that the CTC head knows, its blank not counted."""
+    dropout: float = 0.0
+    """Share of channels dropped in training inside the `ctc` kind."""
+
+
+class DecoderConfig(Settings):
+    """A Llama/Qwen2-layout decoder, dense or mixture of experts."""
+
+    vocab_size: int
+    """Rows of the pretrained embedding; `VocabConfig` says what is appended to them."""
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    ffn_dim: int
+    head_dim: int | None = None
+    """`dim / num_heads` if not given."""
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False
+    tied: bool = True
+    """Whether the output head is the embedding table."""
+    max_positions: int = 16_384
+    num_experts: int = 0
+    """Experts per block; 0 is a dense block."""
+    num_active_experts: int = 2
+    """Experts that one token visits (top-k)."""
+    expert_dim: int | None = None
+    """Width of one expert, `ffn_dim` if not given."""
+
+    @property
+    def width_of_head(self) -> int:
+        """Channels of one attention head."""
+        return self.head_dim or self.dim // self.num_heads
+
+
+class VocabConfig(Settings):
+    """One id space: text, control tokens, audio codes."""
+
+    num_text: int
+    """Ids below this are the text tokenizer's own."""
+    layout: Literal["plain", "chatml", "step-audio-2"] = "plain"
+    """Where control tokens live (`vocab.py`). `plain`: all appended to the text. `chatml`: as `plain`, but turns are
+    bounded by the text model's own tokens. `step-audio-2`: where report section 8.5 puts them."""
+    num_codes: int = 0
+    """Audio codes in the vocabulary; 0 until the codec exists (the growth after stage 1, report section 3.2)."""
+
+
+class BackboneConfig(Settings):
+    """Everything needed to build one backbone."""
+
+    name: str
+    encoder: EncoderConfig
+    adaptor: AdaptorConfig
+    decoder: DecoderConfig
+    vocab: VocabConfig
+
+
+def load_backbone_config(name_or_path: str | Path) -> BackboneConfig:
+    """Read a backbone's TOML file, or one that ships with the package by its name."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CONFIGS / f"{name_or_path}.toml"
+    if not path.exists():
+        shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise ValueError(f"no backbone config {str(name_or_path)!r}: give a .toml file or one of {shipped}")
+    return load_toml(path, BackboneConfig)
+
+
+def load_toml(path: Path, model: type[SettingsT]) -> SettingsT:
+    """Read `path` into `model`.
+
+    Raises:
+        ValueError: In one sentence that names the file, the key, and the nearest key that exists.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {str(path)!r}: give the path of a recipe or config (.toml)") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is not TOML: {error}") from error
+    return parse(table, model, path.name)
+
+
+def parse(table: dict[str, Any], model: type[SettingsT], source: str) -> SettingsT:
+    """Check a table of settings against `model`, or raise one sentence about the first thing wrong."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise ValueError(explain(error, model, source)) from None
+
+
+def explain(error: ValidationError, model: type[Settings], source: str) -> str:
+    """Say what the first problem of a validation error is, and what to do about it."""
+    first = error.errors()[0]
+    *sections, key = (str(part) for part in first["loc"] or ("settings",))
+    where = source + (f" [{'.'.join(sections)}]" if sections else "")
+    if first["type"] == "extra_forbidden":
+        known = known_keys(model, sections)
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(known))}"
+        return f"{where} has no setting {key!r}: {hint}"
+    if first["type"] == "missing":
+        return f"{where} needs a setting {key!r}: add it"
+    return f"{where} has {key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def known_keys(model: type[Settings], sections: list[str]) -> list[str]:
+    """List the settings of the table that `sections` leads to."""
+    for section in sections:
+        field = model.model_fields.get(section)
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            model = inner
+    return list(model.model_fields)
