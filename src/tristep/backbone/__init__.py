@@ -1,0 +1,1 @@
+"""One model: sound and text in, logits over text and sound out."""

@@ -1,0 +1,222 @@
+"""Our checkpoints: a folder with the config, the tokenizer, and weights in safetensors shards of under 45 MB.
+
+`index.json` says where each tensor lies and how it is packed, the SHA-256 of every shard, and which
+projections have low-rank updates. Everything is checked on loading; a folder is complete or it is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from tristep.backbone.low_rank import LowRankLinear
+from tristep.backbone.model import Backbone
+from tristep.backbone.packing import PARTS, Rules, pack, packing_of, unpack
+from tristep.config import BackboneConfig, parse
+from tristep.vocab import TextTokenizer
+
+FORMAT = 1
+MAX_SHARD_BYTES = 44_000_000
+LFS_POINTER = b"version https://git-lfs"
+CONFIG, TOKENIZER, INDEX = "config.json", "tokenizer.json", "index.json"
+
+
+def save_backbone(
+    backbone: Backbone, tokenizer: TextTokenizer, folder: str | Path, packing: Rules = "bf16"
+) -> None:
+    """Write a checkpoint folder; one that exists is replaced once the new one is complete."""
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    index = {
+        "format": FORMAT,
+        "low_rank": low_rank_settings(backbone),
+        "tensors": save_shards(stored_tensors(backbone), partial, packing),
+        "shards": {shard.name: sha256(shard) for shard in sorted(partial.glob("*.safetensors"))},
+    }
+    write_text(partial / CONFIG, backbone.config.model_dump_json(indent=1))
+    write_text(partial / TOKENIZER, tokenizer.tokenizer.to_str())
+    write_text(partial / INDEX, json.dumps(index, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def load_backbone(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Backbone, TextTokenizer]:
+    """Load a checkpoint folder, or the one of that name among the weights that ship.
+
+    Args:
+        folder: A path, or a name such as `nano` (see `find_weights`).
+        device: Where the weights go.
+        dtype: What they are unpacked to, float32 if not given.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or a part of it is missing, damaged or a Git LFS pointer.
+    """
+    folder = find_weights(folder)
+    index = read_json(folder / INDEX)
+    if index.get("format") != FORMAT:
+        raise ValueError(f"{folder} is of format {index.get('format')!r}, expected {FORMAT}: update tristep")
+    check_shards(folder, index["shards"])
+    config = parse(read_json(folder / CONFIG), BackboneConfig, str(folder / CONFIG))
+    with torch.device("meta"):
+        backbone = Backbone(config)
+        restore_low_rank(backbone, index["low_rank"])
+    backbone.to(dtype or torch.float32).to_empty(device=device)
+    fill_from_shards(stored_tensors(backbone), index["tensors"], folder)
+    check_file(folder / TOKENIZER)
+    return backbone, TextTokenizer(Tokenizer.from_file(str(folder / TOKENIZER)))
+
+
+def find_weights(name: str | Path) -> Path:
+    """Return the folder of a checkpoint given by path, or by name.
+
+    A name is looked for in `$TRISTEP_WEIGHTS`, in the checkout's `weights/`, and in the installed package.
+    """
+    homes = [Path(__file__).parents[3] / "weights", Path(__file__).parents[1] / "weights"]
+    if os.environ.get("TRISTEP_WEIGHTS"):
+        homes.insert(0, Path(os.environ["TRISTEP_WEIGHTS"]))
+    candidates = [Path(name), *(home / name for home in homes)]
+    found = next((path for path in candidates if (path / INDEX).exists()), None)
+    if found is None:
+        raise ValueError(
+            f"there are no weights {str(name)!r}: give a folder with an {INDEX}, or a name in "
+            f"{', '.join(str(home) for home in homes)} (set TRISTEP_WEIGHTS to look elsewhere)"
+        )
+    return found
+
+
+def stored_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Return what a checkpoint holds, each tensor once: a tied head is its embedding."""
+    state = backbone.state_dict()
+    tied = backbone.head is backbone.embedding
+    return {name: tensor for name, tensor in state.items() if not (tied and name.startswith("head."))}
+
+
+def low_rank_settings(backbone: Backbone) -> dict[str, dict[str, float]]:
+    """Return rank and scale of every projection that has a low-rank update, by its name."""
+    return {
+        name: {"rank": module.down.shape[0], "scale": module.scale}
+        for name, module in backbone.named_modules()
+        if isinstance(module, LowRankLinear)
+    }
+
+
+def restore_low_rank(backbone: Backbone, settings: dict[str, dict[str, float]]) -> None:
+    """Wrap the projections that `low_rank_settings` names."""
+    for name, setting in settings.items():
+        parent, _, attribute = name.rpartition(".")
+        base = backbone.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        wrapped = LowRankLinear(base, int(setting["rank"]), setting["scale"])
+        setattr(backbone.get_submodule(parent), attribute, wrapped)
+
+
+def save_shards(tensors: dict[str, Tensor], folder: Path, packing: Rules) -> dict[str, dict[str, Any]]:
+    """Write tensors to `0.safetensors`, `1.safetensors`, ...; return where each lies and how it is packed."""
+    entries: dict[str, dict[str, Any]] = {}
+    shard: dict[str, Tensor] = {}
+    number = size = 0
+    for name, tensor in tensors.items():
+        kind = packing_of(name, tensor, packing)
+        entries[name] = {"packing": kind, "shape": list(tensor.shape), "shards": []}
+        for piece, rows in enumerate(pieces(tensor)):
+            parts = pack(rows, kind)
+            num_bytes = sum(part.nbytes for part in parts.values())
+            if size and size + num_bytes > MAX_SHARD_BYTES:
+                save_file(shard, folder / f"{number}.safetensors")
+                shard, number, size = {}, number + 1, 0
+            shard |= {f"{name}/{piece}/{part}": value.clone().cpu() for part, value in parts.items()}
+            size += num_bytes
+            entries[name]["shards"].append(f"{number}.safetensors")
+    save_file(shard, folder / f"{number}.safetensors")
+    return entries
+
+
+def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Cut a tensor by rows so that each piece fits in a shard even as float32."""
+    if tensor.ndim < 1 or not tensor.numel():
+        return (tensor,)
+    row_bytes = 4 * math.prod(tensor.shape[1:])
+    return torch.split(tensor, max(MAX_SHARD_BYTES // row_bytes, 1))
+
+
+def fill_from_shards(targets: dict[str, Tensor], entries: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Unpack every stored tensor into the parameter or buffer of its name."""
+    unmatched = sorted(set(targets) ^ set(entries))
+    if unmatched:
+        where = "lacks" if unmatched[0] in targets else "has an unknown"
+        raise ValueError(
+            f"{folder / INDEX} {where} tensor {unmatched[0]!r}: its {CONFIG} is of another checkpoint"
+        )
+    names = {shard for entry in entries.values() for shard in entry["shards"]}
+    files = {name: safe_open(folder / name, "pt") for name in names}
+    for name, entry in entries.items():
+        target, shape, first = targets[name], entry["shape"], 0
+        if list(target.shape) != shape:
+            raise ValueError(f"{name} is stored with shape {shape}, {CONFIG} says {list(target.shape)}")
+        for number, shard in enumerate(entry["shards"]):
+            rows = read_piece(files[shard], name, number, entry)
+            target[first : first + len(rows)].copy_(rows.view(len(rows), *shape[1:]))
+            first += len(rows)
+
+
+def read_piece(file: Any, name: str, piece: int, entry: dict[str, Any]) -> Tensor:
+    """Unpack one piece of a tensor."""
+    read = {part: file.get_tensor(f"{name}/{piece}/{part}") for part in PARTS[entry["packing"]]}
+    return unpack(read, entry["packing"])
+
+
+def check_shards(folder: Path, shards: dict[str, str]) -> None:
+    """Check that every shard is there and is what was saved."""
+    for name, expected in shards.items():
+        check_file(folder / name)
+        if sha256(folder / name) != expected:
+            raise ValueError(
+                f"{folder / name} is damaged (its SHA-256 is not the one in {INDEX}): fetch it again"
+            )
+
+
+def check_file(path: Path) -> None:
+    """Check that a file is there, and is not a Git LFS pointer."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: fetch the whole checkpoint")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull'")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint."""
+    check_file(path)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): fetch it again") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} holds no JSON object: fetch it again")
+    return table
+
+
+def sha256(path: Path) -> str:
+    """Return the checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file of a checkpoint."""
+    path.write_text(text + "\n", encoding="utf-8")

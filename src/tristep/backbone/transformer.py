@@ -1,0 +1,226 @@
+"""Decoder blocks: rotary positions, grouped queries, dense or mixture of experts, and the cache of keys and values.
+
+Llama and Qwen2 in one layout: RMS norm before each half, rotary embedding on queries and keys (Su et al. 2021, in
+the half-rotation form of the published weights), SwiGLU. The adaptor uses the same blocks without the causal mask.
+
+Shape suffixes in this file: B batch, T query positions, S key positions, D model width, H heads, G key/value heads,
+E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tristep.config import DecoderConfig
+
+
+@dataclass
+class KVCache:
+    """Keys and values of every layer, one row per sequence.
+
+    A row is valid up to its length, and what lies beyond is never attended: a rejected draft is rolled back by
+    making `lengths` smaller, without copying anything.
+    """
+
+    keys: Tensor
+    """Shape `(L, B, G, S, E)`."""
+    values: Tensor
+    lengths: Tensor
+    """Valid positions per row, shape `(B,)`."""
+
+    @classmethod
+    def empty(cls, config: DecoderConfig, batch_size: int, num_positions: int, like: Tensor) -> KVCache:
+        """Reserve room for `num_positions` tokens in each of `batch_size` rows, of the dtype and device of `like`."""
+        shape = (config.num_layers, batch_size, config.num_kv_heads, num_positions, config.width_of_head)
+        lengths = torch.zeros(batch_size, dtype=torch.long, device=like.device)
+        return cls(like.new_zeros(shape), like.new_zeros(shape), lengths)
+
+    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values `(B, G, T, E)` at `positions` `(B, T)`; return the rows up to the last one written."""
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
+        self.values[layer][rows, :, positions] = values.transpose(1, 2)
+        end = int(positions.max()) + 1
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.rms_norm(hidden.float(), self.weight.shape, self.weight.float(), self.eps).to(hidden.dtype)
+
+
+def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines `(B, 1, T, E)` of the rotation at each position."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions[:, None, :, None].float() * theta**-exponents  # (B, 1, T, E / 2)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys `(B, H, T, E)` to their positions."""
+    first, second = heads.chunk(2, dim=-1)
+    return (heads * cos + torch.cat([-second, first], dim=-1) * sin).to(heads.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: `num_heads` queries share `num_kv_heads` keys and values."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        E = self.head_dim = config.width_of_head
+        self.q_proj = nn.Linear(config.dim, config.num_heads * E, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.dim, config.num_kv_heads * E, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.dim, config.num_kv_heads * E, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.num_heads * E, config.dim, bias=False)
+
+    def forward(self, hidden: Tensor, context: Context, layer: int) -> Tensor:
+        B, T, _ = hidden.shape
+        q_BHTE = self.q_proj(hidden).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)
+        k_BGTE = self.k_proj(hidden).view(B, T, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        v_BGTE = self.v_proj(hidden).view(B, T, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        q_BHTE, k_BGTE = rotate(q_BHTE, context.cos, context.sin), rotate(k_BGTE, context.cos, context.sin)
+        if context.kv_cache is not None:
+            k_BGTE, v_BGTE = context.kv_cache.write(layer, context.positions, k_BGTE, v_BGTE)
+        shares = self.num_heads // self.num_kv_heads
+        if shares > 1 and torch.is_grad_enabled():
+            # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
+            k_BGTE, v_BGTE = k_BGTE.repeat_interleave(shares, dim=1), v_BGTE.repeat_interleave(shares, dim=1)
+            shares = 1
+        out_BHTE = F.scaled_dot_product_attention(
+            q_BHTE, k_BGTE, v_BGTE, attn_mask=context.mask, enable_gqa=shares > 1
+        )
+        return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020)."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.up_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.down_proj = nn.Linear(ffn_dim, dim, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token visits its top-k experts, weighted by the router's renormalised probabilities.
+
+    The report's foundation starts from a textual mixture-of-experts model (section 2.1) and does not give its
+    routing; this is the common softmax top-k with the auxiliary load loss of Switch Transformer (Fedus et al.
+    2021, equation 4): `num_experts * sum_i fraction_i * probability_i`, 1 when the load is even.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.num_active = config.num_active_experts
+        self.router = nn.Linear(config.dim, config.num_experts, bias=False)
+        width = config.expert_dim or config.ffn_dim
+        self.experts = nn.ModuleList(SwiGLU(config.dim, width) for _ in range(config.num_experts))
+        self.load_loss: Tensor | None = None
+        """Auxiliary loss of the last forward pass."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        flat = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
+        probs = self.router(flat).float().softmax(dim=-1)  # (N, experts)
+        weights, chosen = probs.topk(self.num_active, dim=-1)  # (N, k)
+        weights = (weights / weights.sum(dim=-1, keepdim=True)).to(flat.dtype)
+        self.load_loss = load_loss(probs, chosen)
+        out = torch.zeros_like(flat)
+        for index, expert in enumerate(self.experts):
+            rows, ranks = (chosen == index).nonzero(as_tuple=True)
+            out = out.index_add(0, rows, expert(flat[rows]) * weights[rows, ranks, None])
+        return out.view_as(hidden)
+
+
+def load_loss(probs: Tensor, chosen: Tensor) -> Tensor:
+    """Return the auxiliary load loss of router probabilities `(N, experts)` and chosen experts `(N, k)`."""
+    num_experts = probs.shape[-1]
+    visits = F.one_hot(chosen, num_experts).sum(dim=1).float()  # (N, experts)
+    return num_experts * (visits.mean(dim=0) / chosen.shape[-1] * probs.mean(dim=0)).sum()
+
+
+@dataclass
+class Context:
+    """What every block of one forward pass shares."""
+
+    positions: Tensor
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor
+    """True may be attended, shape `(B, 1, T, S)`."""
+    kv_cache: KVCache | None = None
+
+
+class Block(nn.Module):
+    """One pre-norm decoder block."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn = MixtureOfExperts(config) if config.num_experts else SwiGLU(config.dim, config.ffn_dim)
+
+    def forward(self, hidden: Tensor, context: Context, layer: int) -> Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), context, layer)
+        return hidden + self.ffn(self.ffn_norm(hidden))
+
+
+class Decoder(nn.Module):
+    """A stack of blocks and its final norm: embeddings in, hidden states out."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.recompute = False
+        """Trade time for memory in training: blocks forget what they computed inside and compute it again."""
+
+    def context(self, positions: Tensor, mask: Tensor, kv_cache: KVCache | None = None) -> Context:
+        """Prepare what the blocks share for queries at `positions` `(B, T)`."""
+        cos, sin = rotary(positions, self.config.width_of_head, self.config.rope_theta)
+        return Context(positions, cos, sin, mask, kv_cache)
+
+    def forward(self, hidden: Tensor, context: Context) -> Tensor:
+        """Run embeddings `(B, T, D)` through all blocks; the result is normed, ready for the output head."""
+        for layer, block in enumerate(self.blocks):
+            if self.recompute and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, context, layer, use_reentrant=False)
+            else:
+                hidden = block(hidden, context, layer)
+        return self.norm(hidden)
+
+
+def causal_mask(segments: Tensor) -> Tensor:
+    """Let each position see itself and what came before it in its own segment: `(B, T)` -> `(B, 1, T, T)`.
+
+    Packed sequences carry different segment numbers, and so never see one another.
+    """
+    T = segments.shape[1]
+    same = segments[:, :, None] == segments[:, None, :]
+    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
+    return (same & causal)[:, None]
+
+
+def cached_mask(positions: Tensor) -> Tensor:
+    """Let queries at `positions` `(B, T)` see every cached key up to their own position: `(B, 1, T, S)`."""
+    keys = torch.arange(int(positions.max()) + 1, device=positions.device)
+    return (keys <= positions[:, :, None])[:, None]
