@@ -57,6 +57,8 @@ class AdaptorConfig(Settings):
     """Entries of the decoder's text vocabulary that the CTC head knows, its blank not counted."""
     dropout: float = 0.0
     """Share of channels dropped in training inside the `ctc` kind."""
+    skip_blank: float = 1.0
+    """The `ctc` kind shows the decoder only frames whose blank is less probable than this; 1 shows all."""
 
 
 class DecoderConfig(Settings):

@@ -5,7 +5,8 @@ Three adaptors: `linear` is the report's (section 2.2), `conv` is Step-Audio 2's
 The `ctc` adaptor differs from both on purpose. A frozen text model learns slowly to read foreign vectors, so this
 adaptor writes in the model's own letters: a small recogniser, trained by CTC (Graves et al. 2006) on a few thousand
 of the text model's tokens, and each audio embedding is the text embedding that it *expects* (blank is a learnt
-vector), plus a learnt residual for what words don't carry. Sound then reaches the decoder as soft text.
+vector), plus a learnt residual for what words don't carry. Sound then reaches the decoder as soft text. Frames that are
+almost surely blank can be kept from the decoder (`skip_blank`): what is left reads like text, and is a third as long.
 """
 
 from __future__ import annotations
@@ -117,10 +118,18 @@ class Adapted:
     """Valid embeddings per row, shape `(B,)`."""
     ctc_logits: Tensor | None = None
     """Shape `(B, N, V_ctc + 1)`, blank last; only the `ctc` adaptor has them."""
+    worth_showing: Tensor | None = None
+    """Embeddings that the decoder should see, shape `(B, N)`; None is all that are valid."""
+
+    @property
+    def shown(self) -> Tensor:
+        """Mark the embeddings that the decoder sees, shape `(B, N)`: each takes one audio slot."""
+        inside = valid(self.num_embeddings, self.audio_embeddings.shape[1])
+        return inside if self.worth_showing is None else inside & self.worth_showing
 
     def flat(self) -> Tensor:
-        """Return the valid embeddings of all rows, one after the other, shape `(sum, D)`."""
-        return self.audio_embeddings[valid(self.num_embeddings, self.audio_embeddings.shape[1])]
+        """Return the embeddings that the decoder sees, all rows one after the other, shape `(sum, D)`."""
+        return self.audio_embeddings[self.shown]
 
 
 class Adaptor(Protocol):
@@ -178,7 +187,7 @@ class CtcAdaptor(nn.Module):
 
     def __init__(self, config: AdaptorConfig, encoder_dim: int, dim: int) -> None:
         super().__init__()
-        self.stride, width = config.stride, config.hidden_dim
+        self.stride, self.skip_blank, width = config.stride, config.skip_blank, config.hidden_dim
         self.block_config = DecoderConfig(
             vocab_size=0, dim=width, num_layers=config.num_layers, num_heads=config.num_heads,
             num_kv_heads=config.num_heads, ffn_dim=2 * width, rope_theta=ROTARY_THETA,
@@ -209,7 +218,9 @@ class CtcAdaptor(nn.Module):
         hidden = hidden + self.local(hidden.transpose(1, 2)).transpose(1, 2)
         hidden = self.dropout(self.norm(self.attend(hidden, inside)))
         logits = self.ctc_head(hidden)
-        return Adapted(self.expected(hidden, logits, text_embeddings), num, logits)
+        probs = logits.float().softmax(dim=-1)
+        embeddings = self.expected(hidden, probs.to(hidden.dtype), text_embeddings)
+        return Adapted(embeddings, num, logits, probs[..., -1] < self.skip_blank)
 
     def attend(self, hidden: Tensor, inside: Tensor) -> Tensor:
         """Run the blocks; every valid position sees every other."""
@@ -220,9 +231,8 @@ class CtcAdaptor(nn.Module):
             hidden = block(hidden, context, layer)
         return hidden
 
-    def expected(self, hidden: Tensor, logits: Tensor, text_embeddings: Tensor) -> Tensor:
+    def expected(self, hidden: Tensor, probs: Tensor, text_embeddings: Tensor) -> Tensor:
         """Average the decoder's own text embeddings under the CTC posterior, and add the residual."""
-        probs = logits.float().softmax(dim=-1).to(hidden.dtype)
         table = text_embeddings[self.ctc_tokens].to(hidden.dtype)  # (V_ctc, D)
         return probs[..., :-1] @ table + probs[..., -1:] * self.blank + self.residual(hidden)
 

@@ -1,0 +1,1 @@
+"""The three modes: data construction, optimisation target and decoding constraint of each."""

@@ -1,0 +1,1 @@
+"""ASR: sound in, a language tag and the transcript out."""

@@ -1,0 +1,111 @@
+"""ASR, optimisation target: the likelihood of the transcript, and CTC on the way to it.
+
+The report trains next-token prediction over the transcript (section 4.1; the five tokens ahead of section 4.3 are
+the draft heads'). The CTC term is ours and only for adaptors that have a CTC head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tristep.backbone.audio_encoder import Adapted, valid
+from tristep.backbone.model import Backbone
+from tristep.backbone.transformer import MixtureOfExperts
+from tristep.objectives.likelihood import ctc_loss, next_token_loss, shifted_targets
+
+
+class AsrBatch(Protocol):
+    """Packed transcripts and the sounds that they belong to, in reading order."""
+
+    tokens: Tensor
+    loss_mask: Tensor
+    positions: Tensor
+    segments: Tensor
+    frames: Tensor
+    num_frames: Tensor
+    ctc_targets: Tensor
+    num_ctc_targets: Tensor
+
+
+def asr_losses(
+    backbone: Backbone, batch: AsrBatch, next_token: float = 1.0, ctc: float = 0.0, load: float = 0.0
+) -> dict[str, Tensor]:
+    """Compute the weighted sum of losses over a batch, and its parts as sums over their own targets.
+
+    Args:
+        backbone: The model.
+        batch: Packed samples.
+        next_token: Weight of the transcript's cross-entropy per token; 0 does not run the decoder at all.
+        ctc: Weight of a CTC target relative to that of a token of the transcript.
+        load: Weight of the experts' auxiliary load loss.
+
+    Returns:
+        `loss` and `num_targets` as the training step wants them, and the parts `next_token` and `ctc` with their
+        `_targets`.
+    """
+    if not next_token and not ctc:
+        raise ValueError("both loss weights, next_token and ctc, are 0: give at least one of them a weight")
+    adapted = backbone.adapt(batch.frames, batch.num_frames)
+    losses: dict[str, Tensor] = {}
+    total = adapted.audio_embeddings.new_zeros((), dtype=torch.float32)
+    if ctc:
+        if adapted.ctc_logits is None:
+            raise ValueError("the loss asks for CTC but the adaptor has no CTC head: set ctc = 0 or kind = 'ctc'")
+        losses["ctc"] = ctc_loss(adapted.ctc_logits, adapted.num_embeddings, batch.ctc_targets, batch.num_ctc_targets)
+        losses["ctc_targets"] = batch.num_ctc_targets.sum()
+        total = total + ctc * losses["ctc"]
+    if next_token:
+        packed = without_unused_slots(batch, adapted, backbone.vocab.control("audio_slot"))
+        predicting, targets = shifted_targets(packed.tokens, packed.loss_mask, packed.segments)
+        hidden = backbone(packed.tokens, adapted.flat(), positions=packed.positions, segments=packed.segments)
+        # Only positions that predict something pay for the output layer.
+        losses["next_token"] = next_token_loss(backbone.logits(hidden[predicting]), targets)
+        losses["next_token_targets"] = torch.tensor(len(targets), device=targets.device)
+        total = total + next_token * losses["next_token"] + load * expert_load(backbone) * len(targets)
+    counted = losses["next_token_targets"] if next_token else losses["ctc_targets"]
+    return {"loss": total, "num_targets": counted, **losses}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Packed sequences, each field of shape `(B, T)`."""
+
+    tokens: Tensor
+    loss_mask: Tensor
+    segments: Tensor
+    """Which sequence of the row a token belongs to, -1 for padding."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Count each sequence from 0."""
+        steps = torch.arange(self.segments.shape[1], device=self.segments.device).expand_as(self.segments)
+        starts = F.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
+        return steps - (steps * starts).cummax(dim=1).values
+
+
+def without_unused_slots(batch: AsrBatch, adapted: Adapted, slot: int) -> Packed:
+    """Take out the audio slots whose embeddings the adaptor does not show, and close the gaps.
+
+    A batch is packed before the adaptor runs, with a slot for every frame; which frames are shown is known after.
+    """
+    kept = torch.ones_like(batch.tokens, dtype=torch.bool)
+    inside = valid(adapted.num_embeddings, adapted.audio_embeddings.shape[1])
+    kept[batch.tokens == slot] = adapted.shown[inside]
+    lengths = kept.sum(dim=1)
+    order = (~kept).long().argsort(dim=1, stable=True)[:, : int(lengths.max())]  # kept tokens first, in order
+    used = valid(lengths, order.shape[1])
+    tokens, loss_mask, segments = (field.gather(1, order) for field in (batch.tokens, batch.loss_mask, batch.segments))
+    pad = tokens.new_tensor(0)
+    return Packed(torch.where(used, tokens, pad), loss_mask & used, torch.where(used, segments, pad - 1))
+
+
+def expert_load(backbone: Backbone) -> Tensor | float:
+    """Average the auxiliary load loss over the decoder's mixture-of-experts layers; 0 for a dense decoder."""
+    layers = [module for module in backbone.decoder.modules() if isinstance(module, MixtureOfExperts)]
+    loads = [layer.load_loss for layer in layers if layer.load_loss is not None]
+    return torch.stack(loads).mean() if loads else 0.0

@@ -1,0 +1,1 @@
+"""The mathematics that modes choose their targets from: pure functions of tensors."""
