@@ -1,0 +1,1 @@
+"""The data engine: raw sound becomes labelled, graded samples."""
