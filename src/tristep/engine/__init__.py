@@ -1,0 +1,1 @@
+"""Inference: sounds are cut into segments, segments into batches, and one backbone answers them."""
