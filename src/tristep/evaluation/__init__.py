@@ -1,0 +1,1 @@
+"""The same three modes, measured: test sets as they were published, error rates with intervals, reports."""
