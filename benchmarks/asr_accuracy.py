@@ -82,12 +82,8 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "suites", nargs="+", metavar="PATH[:SPLIT]", help="test sets, in any published layout"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="+", metavar="PATH[:SPLIT]", help="test sets, in any published layout")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=1, help="processes for each system; medians count")
@@ -121,9 +117,7 @@ def cut(clip: Clip, folder: Path) -> Clip:
     return replace(clip, path=path, start_s=0.0, is_whole=True)
 
 
-def measure(
-    arguments: argparse.Namespace, system: str, threads: int, suites: Mapping[str, list[Clip]]
-) -> list[Row]:
+def measure(arguments: argparse.Namespace, system: str, threads: int, suites: Mapping[str, list[Clip]]) -> list[Row]:
     """Run one system in processes of its own; score what the first wrote, take the medians of the times."""
     answers = [run(arguments, system, threads, suites) for _ in range(arguments.repeats)]
     return [
@@ -135,9 +129,7 @@ def measure(
 
 def row_of(answers: list[Any], threads: int, suite: str, language: str, clips: list[Clip]) -> Row:
     """Score one suite in one language."""
-    results = [
-        score(suite, language, pairs_of(clips, answer["suites"][suite], language)) for answer in answers
-    ]
+    results = [score(suite, language, pairs_of(clips, answer["suites"][suite], language)) for answer in answers]
     first = results[0]
     return Row(
         system=answers[0]["name"],
@@ -176,9 +168,7 @@ def run(arguments: argparse.Namespace, system: str, threads: int, suites: Mappin
             "system": system,
             "model": names[system],
             "threads": threads,
-            "suites": {
-                name: [[str(clip.path), clip.language] for clip in clips] for name, clips in suites.items()
-            },
+            "suites": {name: [[str(clip.path), clip.language] for clip in clips] for name, clips in suites.items()},
             "answer": str(answer),
             "started": time.time(),
         }
@@ -249,9 +239,7 @@ def plot(rows: list[Row], path: Path) -> None:
     width = 0.8 / len(systems)
     for index, (system, threads) in enumerate(systems):
         mine = [row for row in rows if (row.system, row.threads) == (system, threads)]
-        places = [
-            suites.index((row.suite, row.language)) + (index - (len(systems) - 1) / 2) * width for row in mine
-        ]
+        places = [suites.index((row.suite, row.language)) + (index - (len(systems) - 1) / 2) * width for row in mine]
         errors = [[100 * (row.rate - row.low) for row in mine], [100 * (row.high - row.rate) for row in mine]]
         name = f"{system}, {threads} thread{'s' if threads > 1 else ''}"
         left.bar(places, [100 * row.rate for row in mine], width, yerr=errors, capsize=3, label=name)

@@ -33,9 +33,7 @@ JFK = DATA / "jfk.flac"
 
 
 def tone(sample_rate: int, duration_s: float = 1.0) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * 440 * np.arange(round(duration_s * sample_rate)) / sample_rate)).astype(
-        "f4"
-    )
+    return (0.5 * np.sin(2 * np.pi * 440 * np.arange(round(duration_s * sample_rate)) / sample_rate)).astype("f4")
 
 
 def encoded(samples: np.ndarray, sample_rate: int, kind: str, subtype: str | None = None) -> bytes:

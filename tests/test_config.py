@@ -82,9 +82,7 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_that_ship() -> None:
-    with pytest.raises(
-        ValueError, match=r"no backbone config 'nanno': give a \.toml file or one of asr-4b, nano"
-    ):
+    with pytest.raises(ValueError, match=r"no backbone config 'nanno': give a \.toml file or one of asr-4b, nano"):
         load_backbone_config("nanno")
 
 

@@ -42,9 +42,7 @@ def wav(
     block = min(channels * bits // 8, 0xFFFF)
     header = struct.pack("<HHIIHH", encoding, channels, rate, min(rate * block, 2**32 - 1), block, bits)
     data = b"fmt " + struct.pack("<I", 16) + header + b"data" + struct.pack("<I", num_bytes) + samples
-    return (
-        b"RIFF" + struct.pack("<I", min(4 + len(data) + num_bytes - len(samples), 2**32 - 1)) + b"WAVE" + data
-    )
+    return b"RIFF" + struct.pack("<I", min(4 + len(data) + num_bytes - len(samples), 2**32 - 1)) + b"WAVE" + data
 
 
 def noise(num_samples: int) -> np.ndarray:

@@ -60,9 +60,7 @@ _LONGEST_NAME = 200
 _PLACEHOLDER_BYTES = 0x7FFF0000
 _READABLE = "expected WAV, FLAC, OGG, MP3, M4A, WebM or another common audio file"
 _UNFINISHED = "check that the recorder or the upload finished"
-_CONTAINERS = (
-    "aac,ac3,aiff,amr,ape,asf,au,avi,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tak,tta,wav,wv"
-)
+_CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tak,tta,wav,wv"
 """What PyAV may open: no playlists or scripts, which could name other files and hosts."""
 
 Samples = NDArray[np.float32]
@@ -85,9 +83,7 @@ class _Decoder:
     """Blocks of shape `(S, num_channels)`."""
 
 
-def read_audio(
-    source: Source, sample_rate: int = LISTEN_HZ, *, max_duration_s: float | None = None
-) -> Tensor:
+def read_audio(source: Source, sample_rate: int = LISTEN_HZ, *, max_duration_s: float | None = None) -> Tensor:
     """Read a whole sound as one channel.
 
     Channels are mixed down by their mean. Lossy files without a table of contents (MP3, OGG) that end early
@@ -181,17 +177,14 @@ def _resampled_blocks(source: Source, sample_rate: int, limit_s: float) -> Itera
     """Yield mono blocks at `sample_rate`; all failures of the file and its decoder are AudioErrors."""
     if not MIN_RATE_HZ <= sample_rate <= MAX_RATE_HZ:
         raise AudioError(
-            f"reading at {sample_rate!r} Hz: expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz; "
-            f"pass sample_rate={LISTEN_HZ}"
+            f"reading at {sample_rate!r} Hz: expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz; pass sample_rate={LISTEN_HZ}"
         )
     name = _name(source)
     try:
         with _opened(source, name) as file:
             decoder = _decoder(file, name)
             _check_header(decoder, name, limit_s)
-            resampler = soxr.ResampleStream(
-                decoder.sample_rate, sample_rate, 1, dtype="float32", quality="HQ"
-            )
+            resampler = soxr.ResampleStream(decoder.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
             for block in _mono_blocks(decoder, name, limit_s):
                 yield np.clip(resampler.resample_chunk(block), -1, 1)
             yield np.clip(resampler.resample_chunk(np.zeros(0, np.float32), last=True), -1, 1)
@@ -213,18 +206,14 @@ def _mono_blocks(decoder: _Decoder, name: str, limit_s: float) -> Iterator[Sampl
             )
         num_samples += len(block)
         if num_samples > limit_s * decoder.sample_rate:
-            raise AudioError(
-                f"{name} goes on after {limit_s:g} s: expected at most that; cut it into shorter files"
-            )
+            raise AudioError(f"{name} goes on after {limit_s:g} s: expected at most that; cut it into shorter files")
         yield block.mean(axis=1, dtype=np.float32)
     _check_whole(num_samples / decoder.sample_rate, decoder.duration_s, name)
 
 
 def _check_header(decoder: _Decoder, name: str, limit_s: float) -> None:
     if not 1 <= decoder.num_channels <= MAX_CHANNELS:
-        raise AudioError(
-            f"{name} has {decoder.num_channels} channels: expected 1 to {MAX_CHANNELS}; mix it down first"
-        )
+        raise AudioError(f"{name} has {decoder.num_channels} channels: expected 1 to {MAX_CHANNELS}; mix it down first")
     if not MIN_RATE_HZ <= decoder.sample_rate <= MAX_RATE_HZ:
         raise AudioError(
             f"{name} has a sample rate of {decoder.sample_rate} Hz: expected {MIN_RATE_HZ} to {MAX_RATE_HZ} "
@@ -250,9 +239,7 @@ def _check_whole(duration_s: float, promised_s: float | None, name: str) -> None
 def _name(source: Source) -> str:
     if isinstance(source, bytes):
         return f"audio given as {len(source)} bytes"
-    name = str(
-        source if isinstance(source, str | Path) else getattr(source, "name", f"a {type(source).__name__}")
-    )
+    name = str(source if isinstance(source, str | Path) else getattr(source, "name", f"a {type(source).__name__}"))
     name = name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
     return name if name.strip() and name.isprintable() else repr(name)
 
@@ -263,14 +250,10 @@ def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
     elif not hasattr(source, "read") and not isinstance(source, str | Path):
-        raise AudioError(
-            f"{name} is no source of sound: expected a path, bytes or an open file; pass one of them"
-        )
+        raise AudioError(f"{name} is no source of sound: expected a path, bytes or an open file; pass one of them")
     elif not isinstance(source, str | Path):
         if source.closed:
-            raise AudioError(
-                f"{name} is closed: expected a file open for reading bytes; read it before closing"
-            )
+            raise AudioError(f"{name} is closed: expected a file open for reading bytes; read it before closing")
         yield source if source.seekable() else _held(source, name)
     elif Path(source).exists() and not Path(source).is_file():
         raise AudioError(f"{name} is a folder or a device: expected an audio file; name one that lies in it")
@@ -308,8 +291,7 @@ def _decoder(file: BinaryIO, name: str) -> _Decoder:
         if isinstance(error, AudioError):
             raise
         raise AudioError(
-            f"{name} is not audio that can be decoded ({_reason(error)}): {_READABLE}; "
-            "check that it plays elsewhere"
+            f"{name} is not audio that can be decoded ({_reason(error)}): {_READABLE}; check that it plays elsewhere"
         ) from error
 
 
@@ -338,9 +320,7 @@ def _av_decoder(file: BinaryIO, name: str) -> _Decoder:
     stream = next(iter(container.streams.audio), None)
     if stream is None or stream.codec_context is None:
         container.close()
-        raise AudioError(
-            f"{name} has no sound track in a known encoding: {_READABLE}; check that it plays elsewhere"
-        )
+        raise AudioError(f"{name} has no sound track in a known encoding: {_READABLE}; check that it plays elsewhere")
     duration_s = None
     if "mov" in container.format.name and stream.duration and stream.time_base:  # others only estimate it
         duration_s = float(stream.duration * stream.time_base)
@@ -439,9 +419,7 @@ def raw_log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:
         Shape `(M, F)` or `(B, M, F)` with `F = S // HOP_LENGTH`.
     """
     if waveform.dim() not in (1, 2):
-        raise ValueError(
-            f"a waveform of shape {tuple(waveform.shape)}: expected (S,) or (B, S); mix channels down"
-        )
+        raise ValueError(f"a waveform of shape {tuple(waveform.shape)}: expected (S,) or (B, S); mix channels down")
     num_frames = waveform.shape[-1] // HOP_LENGTH
     rows = waveform if waveform.dim() == 2 else waveform[None]
     rows = F.pad(rows, (0, max(0, _EDGE + 1 - rows.shape[-1])))
@@ -513,6 +491,11 @@ class LogMelStream:
         mel = _log_power(self._held[None, :end], self.num_mels)[0]  # (M, F)
         self._held = self._held[num_frames * HOP_LENGTH :]
         return mel
+
+
+def padded_mel(waveform: Tensor, num_mels: int) -> Tensor:
+    """Return the log-mel `(M, F)` of a clip `(S,)` followed by the silence that the encoder needs."""
+    return log_mel(F.pad(waveform, (0, round(MEL_TAIL_S * LISTEN_HZ))), num_mels)
 
 
 def coloured_noise(num_samples: int, tilt: float, rng: np.random.Generator) -> Samples:

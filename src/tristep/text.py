@@ -131,9 +131,7 @@ def error_rate(references: Sequence[str], hypotheses: Sequence[str], language: s
     )
 
 
-def bootstrap_interval(
-    errors: NDArray[np.int64], units: NDArray[np.int64], seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_interval(errors: NDArray[np.int64], units: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
     """Estimate where the micro-averaged rate of another sample of clips would fall, 95 times in 100.
 
     Args:

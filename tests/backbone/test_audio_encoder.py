@@ -42,9 +42,7 @@ def heard(model: AudioEncoder, kind: str, mel: Tensor, num_mel_frames: Tensor) -
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(12, 100), min_size=2, max_size=4), st.integers(0, 1000))
-@pytest.mark.parametrize(
-    ("pool", "tail", "kind"), [(1, 0, "linear"), (1, 0, "ctc"), (2, 2, "conv"), (2, 0, "conv")]
-)
+@pytest.mark.parametrize(("pool", "tail", "kind"), [(1, 0, "linear"), (1, 0, "ctc"), (2, 2, "conv"), (2, 0, "conv")])
 def test_a_sound_is_heard_in_a_padded_batch_as_it_is_alone(
     pool: int, tail: int, kind: str, lengths: list[int], seed: int
 ) -> None:

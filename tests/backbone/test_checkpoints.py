@@ -82,9 +82,7 @@ def test_a_grown_vocabulary_is_part_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", ["fp32", "int4"])
-def test_no_shard_is_larger_than_the_limit(
-    packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_shard_is_larger_than_the_limit(packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "MAX_SHARD_BYTES", 20_000)
     backbone = toy()
     pack_in_place(backbone, packing)

@@ -86,13 +86,9 @@ def assert_same_logits(backbone: Backbone, reference: PreTrainedModel) -> None:
 CASES = [
     pytest.param(lambda: llama(tie_word_embeddings=True), {"tied": True}, id="llama, tied"),
     pytest.param(lambda: llama(tie_word_embeddings=False), {"tied": False}, id="llama, untied"),
-    pytest.param(
-        lambda: llama(tie_word_embeddings=True, head_dim=32), {"head_dim": 32}, id="llama, wide heads"
-    ),
+    pytest.param(lambda: llama(tie_word_embeddings=True, head_dim=32), {"head_dim": 32}, id="llama, wide heads"),
     pytest.param(lambda: qwen2(tie_word_embeddings=True), {"tied": True, "qkv_bias": True}, id="qwen2, tied"),
-    pytest.param(
-        lambda: qwen2(tie_word_embeddings=False), {"tied": False, "qkv_bias": True}, id="qwen2, untied"
-    ),
+    pytest.param(lambda: qwen2(tie_word_embeddings=False), {"tied": False, "qkv_bias": True}, id="qwen2, untied"),
     pytest.param(mixtral, {"tied": False, "num_experts": 4, "num_active_experts": 2}, id="mixtral"),
 ]
 
@@ -217,9 +213,7 @@ def write_gguf(path: Path, model: PreTrainedModel, architecture: str, split: str
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_a_gguf_file_gives_the_logits_of_the_model_that_it_was_made_from(
-    architecture: str, tmp_path: Path
-) -> None:
+def test_a_gguf_file_gives_the_logits_of_the_model_that_it_was_made_from(architecture: str, tmp_path: Path) -> None:
     tied = architecture == "llama"
     model = llama(tie_word_embeddings=True) if tied else qwen2(tie_word_embeddings=False)
     write_gguf(tmp_path / "model.gguf", model, architecture, "smollm")

@@ -41,9 +41,7 @@ def test_merging_keeps_what_was_learnt() -> None:
     merge_low_rank(model)
     assert not torch.allclose(learnt, before)
     torch.testing.assert_close(logits(model), learnt, atol=1e-4, rtol=1e-4)
-    assert {name for name, _ in model.named_parameters()} == {
-        name for name, _ in backbone().named_parameters()
-    }
+    assert {name for name, _ in model.named_parameters()} == {name for name, _ in backbone().named_parameters()}
     assert names != {name for name, _ in model.named_parameters()}
 
 

@@ -25,9 +25,7 @@ def test_packing_what_was_packed_changes_nothing(packing: Packing, seed: int, sc
     assert torch.equal(rounded(once, packing), once)
 
 
-@pytest.mark.parametrize(
-    ("packing", "bound"), [("fp32", 0.0), ("bf16", 0.003), ("int8", 0.01), ("int4", 0.1)]
-)
+@pytest.mark.parametrize(("packing", "bound"), [("fp32", 0.0), ("bf16", 0.003), ("int8", 0.01), ("int4", 0.1)])
 def test_the_error_of_gaussian_weights_is_bounded(packing: Packing, bound: float) -> None:
     assert relative_error(weights(0), packing) <= bound
 

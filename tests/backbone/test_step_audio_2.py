@@ -256,9 +256,7 @@ def test_marks_typed_by_a_user_stay_text_though_the_file_calls_them_ordinary(
     assert tokenizer.decode(tokens) == f"say {typed}"
 
 
-def test_a_tokenizer_whose_marks_lie_elsewhere_is_refused(
-    published: tuple[Reference, Path], tmp_path: Path
-) -> None:
+def test_a_tokenizer_whose_marks_lie_elsewhere_is_refused(published: tuple[Reference, Path], tmp_path: Path) -> None:
     save_published(published[0], tmp_path)
     pieces = {piece: row for row, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     Tokenizer(models.BPE(vocab=pieces, merges=[])).save(str(tmp_path / "tokenizer.json"))
@@ -266,9 +264,7 @@ def test_a_tokenizer_whose_marks_lie_elsewhere_is_refused(
         load_step_audio_2(tmp_path, tiny())
 
 
-def test_a_checkpoint_without_its_adaptor_is_refused(
-    published: tuple[Reference, Path], tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_its_adaptor_is_refused(published: tuple[Reference, Path], tmp_path: Path) -> None:
     save_published(published[0], tmp_path)
     first = tmp_path / "model-00001-of-00002.safetensors"
     named = published[0].published_names()

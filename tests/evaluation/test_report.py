@@ -33,9 +33,7 @@ WRITTEN = {
 
 @pytest.fixture
 def report() -> AsrReport:
-    clips = [
-        Clip(f"clip {index}", Path("a.wav"), text, "en", duration_s=3.0) for index, text in enumerate(WRITTEN)
-    ]
+    clips = [Clip(f"clip {index}", Path("a.wav"), text, "en", duration_s=3.0) for index, text in enumerate(WRITTEN)]
     return evaluate_asr(
         lambda clips: [Hypothesis(WRITTEN[clip.text], seconds=0.3) for clip in clips],
         clips,

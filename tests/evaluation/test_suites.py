@@ -97,9 +97,7 @@ def write_fleurs(root: Path) -> Path:
 def write_common_voice(root: Path) -> Path:
     write_sound(root / "clips" / "common_voice_de_1.mp3")
     header = ["client_id", "path", "sentence", "up_votes", "down_votes", "locale"]
-    write_table(
-        root / "test.tsv", header, ["abc", "common_voice_de_1.mp3", '"Ja", sagte er.', "2", "0", "de"]
-    )
+    write_table(root / "test.tsv", header, ["abc", "common_voice_de_1.mp3", '"Ja", sagte er.', "2", "0", "de"])
     return root
 
 
@@ -143,12 +141,8 @@ def write_lhotse(root: Path) -> Path:
 
     recording = Recording.from_file(write_sound(root / "audio" / "long.wav", length_s=2.0))
     said = [
-        SupervisionSegment(
-            "s2", "long", start=0.5, duration=0.2, text="world", language="English", speaker="ann"
-        ),
-        SupervisionSegment(
-            "s1", "long", start=0.0, duration=0.4, text="hello", language="English", speaker="ann"
-        ),
+        SupervisionSegment("s2", "long", start=0.5, duration=0.2, text="world", language="English", speaker="ann"),
+        SupervisionSegment("s1", "long", start=0.0, duration=0.4, text="hello", language="English", speaker="ann"),
     ]
     cuts = [
         MonoCut("part", start=1.0, duration=0.75, channel=0, recording=recording, supervisions=said),
@@ -190,9 +184,7 @@ def miniature(layout: str, folder: Path) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_is_recognised_from_its_files_and_its_sound_is_there(
-    layout: str, tmp_path: Path
-) -> None:
+def test_every_layout_is_recognised_from_its_files_and_its_sound_is_there(layout: str, tmp_path: Path) -> None:
     root, split = miniature(layout, tmp_path)
     recognised = read_suite(root, split=split)
     assert recognised == read_suite(root, layout=layout, split=split)
@@ -217,9 +209,7 @@ def test_our_manifest_is_filtered_by_split_and_reads_paths_beside_itself(tmp_pat
 
 
 def test_a_manifest_without_splits_is_taken_whole(tmp_path: Path) -> None:
-    path = write_manifest(
-        tmp_path / "some.jsonl", {"id": "a", "audio": "a.wav", "text": "", "language": "zh-CN"}
-    )
+    path = write_manifest(tmp_path / "some.jsonl", {"id": "a", "audio": "a.wav", "text": "", "language": "zh-CN"})
     assert read_suite(path) == [Clip("a", tmp_path / "a.wav", "", "zh")]
 
 
@@ -227,9 +217,7 @@ def test_librispeech_is_read_from_the_corpus_its_parent_or_one_split(tmp_path: P
     root = write_librispeech(tmp_path / "LibriSpeech")
     clips = read_suite(root, split="test-other")
     chapter = root / "test-other/367/134686"
-    assert clips[0] == Clip(
-        "367-134686-0000", chapter / "367-134686-0000.flac", "HE HOPED", "en", speaker="367"
-    )
+    assert clips[0] == Clip("367-134686-0000", chapter / "367-134686-0000.flac", "HE HOPED", "en", speaker="367")
     assert len(clips) == 2
     assert read_suite(tmp_path, split="test-other") == clips
     assert read_suite(root / "test-other") == clips

@@ -48,9 +48,7 @@ def test_reading_in_any_chunks_is_reading_at_once(num_experts: int, chunks: list
 
 @settings(max_examples=15, deadline=None)
 @given(LENGTHS, st.integers(1, 6), SEEDS)
-def test_rows_of_unequal_prompts_go_on_as_they_would_alone(
-    lengths: list[int], num_steps: int, seed: int
-) -> None:
+def test_rows_of_unequal_prompts_go_on_as_they_would_alone(lengths: list[int], num_steps: int, seed: int) -> None:
     backbone = toy()
     B, longest = len(lengths), max(lengths)
     prompts, steps = random_tokens(B, longest, seed), random_tokens(B, num_steps, seed + 1)

@@ -42,9 +42,7 @@ def test_padding_counts_in_no_loss_and_no_gradient(lengths: list[int], num_paddi
     if not shifted_targets(tokens, loss_mask, segments)[0].any():
         loss_mask[0, 1] = True
     changed = torch.where(inside, tokens, (tokens + 1) % 256)
-    assert_same(
-        loss_and_gradient(tokens, loss_mask, segments), loss_and_gradient(changed, loss_mask, segments)
-    )
+    assert_same(loss_and_gradient(tokens, loss_mask, segments), loss_and_gradient(changed, loss_mask, segments))
 
 
 def test_only_what_the_mask_keeps_is_a_target() -> None:
@@ -78,9 +76,7 @@ def test_frames_beyond_a_clip_count_in_no_ctc_loss_and_get_no_gradient(counts: l
     targets = torch.randint(0, 6, (sum(counts),), generator=generator)
     logits = torch.randn(len(counts), int(num_frames.max()) + 2, 7, generator=generator)
     beyond = torch.arange(logits.shape[1]) >= num_frames[:, None]
-    changed = torch.where(
-        beyond[..., None], logits + 3 * torch.randn(logits.shape, generator=generator), logits
-    )
+    changed = torch.where(beyond[..., None], logits + 3 * torch.randn(logits.shape, generator=generator), logits)
     logits.requires_grad_()
     loss = ctc_loss(logits, num_frames, targets, num_targets)
     torch.testing.assert_close(ctc_loss(changed, num_frames, targets, num_targets), loss.detach())

@@ -22,9 +22,7 @@ def streamed(stream: LogMelStream, waveform: torch.Tensor, sizes: list[int]) -> 
     num_mels=st.sampled_from([80, 128]),
     seed=st.integers(0, 2**16),
 )
-def test_every_chunking_gives_the_offline_frames(
-    num_samples: int, sizes: list[int], num_mels: int, seed: int
-) -> None:
+def test_every_chunking_gives_the_offline_frames(num_samples: int, sizes: list[int], num_mels: int, seed: int) -> None:
     waveform = 0.1 * torch.randn(num_samples, generator=torch.Generator().manual_seed(seed))
     offline = raw_log_mel(waveform, num_mels)
     online = streamed(LogMelStream(num_mels), waveform, sizes)

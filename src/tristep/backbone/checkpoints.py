@@ -32,9 +32,7 @@ LFS_POINTER = b"version https://git-lfs"
 CONFIG, TOKENIZER, INDEX = "config.json", "tokenizer.json", "index.json"
 
 
-def save_backbone(
-    backbone: Backbone, tokenizer: TextTokenizer, folder: str | Path, packing: Rules = "bf16"
-) -> None:
+def save_backbone(backbone: Backbone, tokenizer: TextTokenizer, folder: str | Path, packing: Rules = "bf16") -> None:
     """Write a checkpoint folder; one that exists is replaced once the new one is complete."""
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
@@ -159,9 +157,7 @@ def fill_from_shards(targets: dict[str, Tensor], entries: dict[str, dict[str, An
     unmatched = sorted(set(targets) ^ set(entries))
     if unmatched:
         where = "lacks" if unmatched[0] in targets else "has an unknown"
-        raise ValueError(
-            f"{folder / INDEX} {where} tensor {unmatched[0]!r}: its {CONFIG} is of another checkpoint"
-        )
+        raise ValueError(f"{folder / INDEX} {where} tensor {unmatched[0]!r}: its {CONFIG} is of another checkpoint")
     names = {shard for entry in entries.values() for shard in entry["shards"]}
     files = {name: safe_open(folder / name, "pt") for name in names}
     for name, entry in entries.items():
@@ -185,9 +181,7 @@ def check_shards(folder: Path, shards: dict[str, str]) -> None:
     for name, expected in shards.items():
         check_file(folder / name)
         if sha256(folder / name) != expected:
-            raise ValueError(
-                f"{folder / name} is damaged (its SHA-256 is not the one in {INDEX}): fetch it again"
-            )
+            raise ValueError(f"{folder / name} is damaged (its SHA-256 is not the one in {INDEX}): fetch it again")
 
 
 def check_file(path: Path) -> None:

@@ -167,9 +167,7 @@ def check_controls(backbone: Backbone, tokenizer: TextTokenizer, path: Path) -> 
     for written, name in STEP_AUDIO_2_MARKS.items():
         found, expected = tokenizer.tokenizer.token_to_id(written), backbone.vocab.control(name)
         if found != expected:
-            raise ValueError(
-                f"{path.name} has {written} at {found}, expected {expected}: fetch its added_tokens.json"
-            )
+            raise ValueError(f"{path.name} has {written} at {found}, expected {expected}: fetch its added_tokens.json")
 
 
 def start_grown_rows(table: TokenTable) -> None:
@@ -181,9 +179,7 @@ def start_grown_rows(table: TokenTable) -> None:
 
 def load_encoder(audio_encoder: nn.Module, path: Path) -> None:
     """Fill an audio encoder in Whisper layout (Hugging Face, openai-whisper or Step-Audio 2 names)."""
-    found = (
-        (re.sub(f"^{ENCODER_PREFIX}", "", name), tensor) for name, tensor in tensors_of(path, ENCODER_PREFIX)
-    )
+    found = ((re.sub(f"^{ENCODER_PREFIX}", "", name), tensor) for name, tensor in tensors_of(path, ENCODER_PREFIX))
     fill(dict(audio_encoder.named_parameters()), renamed(found, ENCODER_NAMES, path), path)
 
 
@@ -207,9 +203,7 @@ def decoder_parameters(backbone: Backbone) -> dict[str, Tensor]:
     }
 
 
-def without_tied_head(
-    found: Iterator[tuple[str, Tensor]], backbone: Backbone
-) -> Iterator[tuple[str, Tensor]]:
+def without_tied_head(found: Iterator[tuple[str, Tensor]], backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
     """Drop the output head where it is the embedding."""
     tied = backbone.head is backbone.embedding
     return ((name, tensor) for name, tensor in found if not (tied and name == "head.weight"))
@@ -219,9 +213,7 @@ def renamed(found: Iterable[tuple[str, Tensor]], names: Names, path: Path) -> It
     """Give tensors our names; one that no rule of `names` and `IGNORED` knows is an error."""
     rules = [(re.compile(theirs), ours) for theirs, ours in names]
     for name, tensor in found:
-        match = next(
-            (match.expand(ours) for theirs, ours in rules if (match := theirs.fullmatch(name))), None
-        )
+        match = next((match.expand(ours) for theirs, ours in rules if (match := theirs.fullmatch(name))), None)
         if match is not None:
             yield match, tensor
         elif not re.fullmatch(IGNORED, name):
@@ -236,9 +228,7 @@ def fill(parameters: Mapping[str, Tensor], found: Iterable[tuple[str, Tensor]], 
     with torch.no_grad():
         for name, tensor in found:
             if name not in parameters:
-                raise ValueError(
-                    f"{path.name} has {name}, the config does not: compare num_layers, qkv_bias and tied"
-                )
+                raise ValueError(f"{path.name} has {name}, the config does not: compare num_layers, qkv_bias and tied")
             target = parameters[name]
             if target.shape != tensor.shape:
                 raise ValueError(
@@ -248,9 +238,7 @@ def fill(parameters: Mapping[str, Tensor], found: Iterable[tuple[str, Tensor]], 
             target.copy_(tensor)
             missing.discard(name)
     if missing:
-        raise ValueError(
-            f"{path.name} lacks {len(missing)} tensors, first {min(missing)}: is it the right checkpoint?"
-        )
+        raise ValueError(f"{path.name} lacks {len(missing)} tensors, first {min(missing)}: is it the right checkpoint?")
 
 
 def tensors_of(path: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -267,9 +255,7 @@ def tensors_of(path: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
                     if re.match(prefix, name):
                         yield name, opened.get_tensor(name)
         except SafetensorError as error:
-            raise ValueError(
-                f"{file.name} is not a readable safetensors file ({error}): fetch it again"
-            ) from error
+            raise ValueError(f"{file.name} is not a readable safetensors file ({error}): fetch it again") from error
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -284,9 +270,7 @@ def weight_files(path: Path) -> list[Path]:
         files = [path / name for name in names if (path / name).exists()][:1]
     absent = [file.name for file in files if not file.exists()]
     if absent or not files:
-        raise ValueError(
-            f"{path} has no {absent[0] if absent else 'model.safetensors'}: fetch the whole checkpoint"
-        )
+        raise ValueError(f"{path} has no {absent[0] if absent else 'model.safetensors'}: fetch the whole checkpoint")
     return files
 
 
@@ -296,9 +280,7 @@ def local_checkpoint(source: Path | str) -> Path:
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.suffix:
-        raise ValueError(
-            f"there is no checkpoint {str(source)!r}: give a file, a folder or a Hugging Face id"
-        )
+        raise ValueError(f"there is no checkpoint {str(source)!r}: give a file, a folder or a Hugging Face id")
     try:
         from huggingface_hub import snapshot_download
 
@@ -365,9 +347,7 @@ def read_tokenizer(path: Path) -> TextTokenizer:
 
 def add_listed_tokens(tokenizer: Tokenizer, listed: dict[str, int]) -> None:
     """Register the tokens of an `added_tokens.json` under the ids that it gives them."""
-    absent = sorted(
-        (token for token in listed if tokenizer.token_to_id(token) is None), key=listed.__getitem__
-    )
+    absent = sorted((token for token in listed if tokenizer.token_to_id(token) is None), key=listed.__getitem__)
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in absent])
     moved = [token for token, row in listed.items() if tokenizer.token_to_id(token) != row]
     if moved:

@@ -41,9 +41,7 @@ def open_gguf(path: Path) -> Any:
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise ValueError(
-            f'reading {path.name} needs the gguf package: pip install "tristep[train]"'
-        ) from error
+        raise ValueError(f'reading {path.name} needs the gguf package: pip install "tristep[train]"') from error
     try:
         reader = GGUFReader(path)
     except (ValueError, OSError, IndexError) as error:
@@ -51,9 +49,7 @@ def open_gguf(path: Path) -> Any:
     architecture = value(reader, "general.architecture")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(
-            f"{path.name} holds a {architecture!r} model, expected one of {known}: convert another one"
-        )
+        raise ValueError(f"{path.name} holds a {architecture!r} model, expected one of {known}: convert another one")
     return reader
 
 

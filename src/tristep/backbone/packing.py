@@ -107,10 +107,7 @@ def pack_in_place(module: nn.Module, rules: Rules) -> None:
 
 def num_bytes(module: nn.Module, rules: Rules) -> int:
     """Count the bytes that the parameters of a module take in storage."""
-    named = (
-        (parameter.detach(), packing_of(name, parameter, rules))
-        for name, parameter in module.named_parameters()
-    )
+    named = ((parameter.detach(), packing_of(name, parameter, rules)) for name, parameter in module.named_parameters())
     return sum(part.nbytes for parameter, packing in named for part in pack(parameter, packing).values())
 
 
@@ -148,9 +145,7 @@ def best_levels(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         candidate = fitted_levels(groups, span)
         better = candidate[3] < best[3]
         codes = torch.where(better[..., None], candidate[0], best[0])
-        step, low, error = (
-            torch.where(better, new, old) for new, old in zip(candidate[1:], best[1:], strict=True)
-        )
+        step, low, error = (torch.where(better, new, old) for new, old in zip(candidate[1:], best[1:], strict=True))
         best = codes, step, low, error
     return best[:3]
 
@@ -165,9 +160,7 @@ def fitted_levels(groups: Tensor, span: float) -> tuple[Tensor, Tensor, Tensor, 
     codes = ((groups - (low + high) / 2) / step + (NUM_CODES - 1) / 2).round().clamp(0, NUM_CODES - 1)
     code_mean, mean = codes.mean(dim=2, keepdim=True), groups.mean(dim=2, keepdim=True)
     spread = codes - code_mean
-    step = (spread * (groups - mean)).sum(dim=2, keepdim=True) / positive(
-        spread.square().sum(dim=2, keepdim=True)
-    )
+    step = (spread * (groups - mean)).sum(dim=2, keepdim=True) / positive(spread.square().sum(dim=2, keepdim=True))
     low = mean - step * code_mean
     error = (groups - low - step * codes).square().sum(dim=2)
     return codes.to(torch.uint8), step.squeeze(2), low.squeeze(2), error

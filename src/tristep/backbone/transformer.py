@@ -100,9 +100,7 @@ class Attention(nn.Module):
             # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
             k_BGTE, v_BGTE = k_BGTE.repeat_interleave(shares, dim=1), v_BGTE.repeat_interleave(shares, dim=1)
             shares = 1
-        out_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BGTE, v_BGTE, attn_mask=context.mask, enable_gqa=shares > 1
-        )
+        out_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, attn_mask=context.mask, enable_gqa=shares > 1)
         return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
 
 

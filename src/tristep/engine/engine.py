@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tristep.audio import LISTEN_HZ, MEL_TAIL_S, AudioError, log_mel, stream_audio
+from tristep.audio import LISTEN_HZ, AudioError, padded_mel, stream_audio
 from tristep.backbone.checkpoints import load_backbone
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
@@ -302,11 +301,6 @@ def chunks(source: Source) -> Iterator[Tensor]:
             f"in [-1, 1] at {LISTEN_HZ} Hz, of shape (S,); mix channels down, and resample it"
         )
     yield from torch.split(source.detach().to("cpu", torch.float32), round(CHUNK_S * LISTEN_HZ))
-
-
-def padded_mel(waveform: Tensor, num_mels: int) -> Tensor:
-    """Return the log-mel `(M, F)` of a clip followed by the silence that the encoder needs."""
-    return log_mel(F.pad(waveform, (0, round(MEL_TAIL_S * LISTEN_HZ))), num_mels)
 
 
 def check_settings(language: str | None, style: str, batch_size: int) -> None:

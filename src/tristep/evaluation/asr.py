@@ -98,9 +98,7 @@ def evaluate_asr(
 def score(name: str, language: str, pairs: Sequence[tuple[Clip, Hypothesis]]) -> SuiteResult:
     """Score what was written for the clips of one suite in one language."""
     clips = tuple(_clip_result(clip, hypothesis, language) for clip, hypothesis in pairs)
-    total = error_rate(
-        [clip.text for clip, _ in pairs], [hypothesis.text for _, hypothesis in pairs], language
-    )
+    total = error_rate([clip.text for clip, _ in pairs], [hypothesis.text for _, hypothesis in pairs], language)
     return SuiteResult(
         name=name,
         language=language,

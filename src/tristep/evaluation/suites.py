@@ -80,9 +80,7 @@ def read_suite(path: str | Path, layout: str | None = None, split: str = "test")
     clips = [clip for part in split.split("+") for clip in LAYOUTS[name].read(root, part)]
     repeated = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
     if repeated:
-        raise ValueError(
-            f"{path} names the clip {repeated[0]!r} twice: give every clip of a suite its own id"
-        )
+        raise ValueError(f"{path} names the clip {repeated[0]!r} twice: give every clip of a suite its own id")
     return clips
 
 
@@ -136,8 +134,7 @@ def _recognised(path: Path, layout: str | None) -> tuple[Path, str]:
             if all(any((path / place).glob(marker)) for marker in LAYOUTS[name].markers):
                 return path / place, name
     raise ValueError(
-        f"{str(path)!r} is not laid out as {layout or 'a known test set'}: "
-        f"expected one of {describe_layouts()}"
+        f"{str(path)!r} is not laid out as {layout or 'a known test set'}: expected one of {describe_layouts()}"
     )
 
 
@@ -235,9 +232,7 @@ def read_lhotse(path: Path, split: str) -> list[Clip]:
     try:
         from lhotse import CutSet
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{path} holds lhotse cuts, and lhotse is not installed: pip install lhotse"
-        ) from error
+        raise ValueError(f"{path} holds lhotse cuts, and lhotse is not installed: pip install lhotse") from error
 
     if path.is_dir():
         manifests = sorted(path.glob("*cuts*.jsonl*"))
@@ -424,9 +419,7 @@ def read_earnings22(root: Path, split: str) -> list[Clip]:
         raise _no_split(root, split, {"test"})
     references = root / "transcripts" / "nlp_references"
     calls = [row["File ID"] for row in _table(root / "metadata.csv", "File ID", delimiter=",")]
-    return [
-        Clip(call, root / "media" / f"{call}.mp3", _said(references / f"{call}.nlp"), "en") for call in calls
-    ]
+    return [Clip(call, root / "media" / f"{call}.mp3", _said(references / f"{call}.nlp"), "en") for call in calls]
 
 
 def _said(path: Path) -> str:
@@ -446,17 +439,13 @@ LAYOUTS = {
     "manifest": Layout(("manifest.jsonl",), ("",), read_manifest),
     "lhotse": Layout(("*cuts*.jsonl*",), ("",), read_lhotse),
     "librispeech": Layout(("**/*-*.trans.txt",), ("LibriSpeech", ""), read_librispeech),
-    "aishell-1": Layout(
-        ("transcript/aishell_transcript_v0.8.txt", "wav"), ("", "data_aishell"), read_aishell_1
-    ),
+    "aishell-1": Layout(("transcript/aishell_transcript_v0.8.txt", "wav"), ("", "data_aishell"), read_aishell_1),
     "aishell-2": Layout(("**/wav.scp", "**/trans.txt"), ("AISHELL-2/iOS", "iOS", ""), read_aishell_2),
     "wenetspeech": Layout(("WenetSpeech.json",), ("",), read_wenetspeech),
     "fleurs": Layout(("*.tsv", "audio/*"), ("",), read_fleurs),
     "common-voice": Layout(("*.tsv", "clips"), ("",), read_common_voice),
     "voxpopuli": Layout(("asr_*.tsv",), ("",), read_voxpopuli),
-    "earnings22": Layout(
-        ("metadata.csv", "transcripts/nlp_references/*.nlp"), ("", "earnings22"), read_earnings22
-    ),
+    "earnings22": Layout(("metadata.csv", "transcripts/nlp_references/*.nlp"), ("", "earnings22"), read_earnings22),
 }
 """The layouts that are read, in the order in which they are tried."""
 

@@ -7,7 +7,8 @@ function here does nothing, so that the loop is written once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,17 @@ def anywhere(flag: bool, device: torch.device) -> bool:
     if world().size == 1:
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=device)).item())
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """Let process 0 go through the block before the others, who then find what it has left on disk."""
+    leads = world().rank == 0
+    if not leads:
+        barrier()
+    yield
+    if leads:
+        barrier()
 
 
 def barrier() -> None:

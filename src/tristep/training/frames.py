@@ -18,7 +18,7 @@ from lhotse import MonoCut
 from rich.progress import track
 from torch import Tensor
 
-from tristep.audio import LISTEN_HZ, MEL_TAIL_S, coloured_noise, log_mel, read_audio
+from tristep.audio import LISTEN_HZ, coloured_noise, padded_mel, read_audio
 from tristep.backbone.audio_encoder import AudioEncoder
 
 
@@ -43,12 +43,6 @@ def cut_waveform(cut: MonoCut, speed: float, noisy_share: float) -> Tensor:
         if rng.random() < noisy_share:
             waveform = add_noise(waveform, rng)
     return torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-
-
-def padded_mel(waveform: Tensor, num_mels: int) -> Tensor:
-    """Return the log-mel `(M, F)` of a clip followed by half a second of silence, which the encoder needs."""
-    tail = waveform.new_zeros(int(MEL_TAIL_S * LISTEN_HZ))
-    return log_mel(torch.cat([waveform, tail]), num_mels)
 
 
 class FrameStore:

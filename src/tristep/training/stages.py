@@ -143,9 +143,10 @@ def run(recipe_path: Path, out: Path, steps: int | None = None, data_root: Path 
     backbone.to(device)
     frames = data_root / "frames" / encoder_digest(backbone)
     chat = Chat(backbone.vocab, tokenizer)
-    source = SampleSource(chat, backbone, clips, recipe.data, frames)
     plain = recipe.data.model_copy(update={"noisy_share": 0.0, "spec_augment": False})
-    dev = SampleSource(chat, backbone, dev_clips, plain, frames)
+    with distributed.leader_first():  # it encodes what is missing, once for all
+        source = SampleSource(chat, backbone, clips, recipe.data, frames)
+        dev = SampleSource(chat, backbone, dev_clips, plain, frames)
     distributed.shard(backbone, backbone.decoder.blocks, methods=["adapt", "logits"])
     losses = partial(asr_losses, **recipe.loss.model_dump())
     groups = parameter_groups(backbone, recipe.learn)
