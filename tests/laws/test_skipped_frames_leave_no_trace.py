@@ -51,7 +51,8 @@ def test_a_batch_with_skipped_frames_equals_sequences_without_them(backbone: Bac
     clips = samples(chat, backbone)
     batch = collate(clips, row_tokens)
     adapted: Adapted = backbone.adapt(batch.frames, batch.num_frames)
-    assert isinstance(backbone.adaptor, CtcAdaptor) and adapted.ctc_logits is not None
+    assert isinstance(backbone.adaptor, CtcAdaptor)
+    assert adapted.ctc_logits is not None
     blank = adapted.ctc_logits.softmax(dim=-1)[..., -1]
     backbone.adaptor.skip_blank = float(blank[adapted.shown].median())
     alone = [
