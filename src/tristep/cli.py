@@ -148,6 +148,7 @@ def evaluate_asr(
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     layout: Annotated[str | None, typer.Option(help="The corpus' layout; recognised if not given.")] = None,
     split: Annotated[str, typer.Option(help="The corpus' name of the split; dev+test joins two.")] = "test",
+    style: Annotated[Style, typer.Option(help="How the model is asked to write.")] = Style.written,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips decoded together.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
 ) -> None:
@@ -159,8 +160,8 @@ def evaluate_asr(
         from tristep.engine.engine import Engine
 
         clips = {suite_name(path): suites.read_suite(path, layout, split) for path in manifest}
-        transcriber = asr.from_model(Engine.load(model))
-        result = asr.evaluate_asr(transcriber, clips, model=model, batch_size=batch_size)
+        transcriber = asr.from_model(Engine.load(model), style=style.value)
+        result = asr.evaluate_asr(transcriber, clips, model=f"{model}, {style.value}", batch_size=batch_size)
         data, page = report.write_report(result, out)
         print_table(report.as_table(result))
         typer.echo(f"written to {data} and {page}", err=True)

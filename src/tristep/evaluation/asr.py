@@ -48,7 +48,7 @@ Transcribe = Callable[[list[Clip]], list[Hypothesis]]
 class Recogniser(Protocol):
     """What `from_model` needs: a model with the API's `transcribe`."""
 
-    def transcribe(self, sounds: Any, /) -> Any:
+    def transcribe(self, sounds: Any, /, **settings: Any) -> Any:
         """Return one result with `.text` and `.language` for each sound."""
 
 
@@ -116,8 +116,8 @@ def score(name: str, language: str, pairs: Sequence[tuple[Clip, Hypothesis]]) ->
     )
 
 
-def from_model(model: Recogniser) -> Transcribe:
-    """Turn a loaded model into the function that `evaluate_asr` asks for.
+def from_model(model: Recogniser, **settings: Any) -> Transcribe:
+    """Turn a loaded model into the function that `evaluate_asr` asks for; `settings` go to its `transcribe`.
 
     A whole file is handed over by its path, a stretch of one as a waveform. The time of a batch is
     shared out by the clips' lengths.
@@ -125,7 +125,8 @@ def from_model(model: Recogniser) -> Transcribe:
 
     def transcribe(clips: list[Clip]) -> list[Hypothesis]:
         start = time.perf_counter()
-        results = model.transcribe([clip.path if clip.is_whole else read_clip(clip) for clip in clips])
+        sources = [clip.path if clip.is_whole else read_clip(clip) for clip in clips]
+        results = model.transcribe(sources, **settings)
         elapsed = time.perf_counter() - start
         lengths = [duration_s(clip) for clip in clips]
         return [
