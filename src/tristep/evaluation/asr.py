@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -43,13 +43,6 @@ class Hypothesis:
 
 Transcribe = Callable[[list[Clip]], list[Hypothesis]]
 """A recogniser: one hypothesis for each clip, in their order."""
-
-
-class Recogniser(Protocol):
-    """What `from_model` needs: a model with the API's `transcribe`."""
-
-    def transcribe(self, sounds: Any, /, **settings: Any) -> Any:
-        """Return one result with `.text` and `.language` for each sound."""
 
 
 def evaluate_asr(
@@ -116,8 +109,10 @@ def score(name: str, language: str, pairs: Sequence[tuple[Clip, Hypothesis]]) ->
     )
 
 
-def from_model(model: Recogniser, **settings: Any) -> Transcribe:
+def from_model(model: Any, **settings: Any) -> Transcribe:
     """Turn a loaded model into the function that `evaluate_asr` asks for; `settings` go to its `transcribe`.
+
+    Any model will do whose `transcribe` takes a list of sounds and returns for each a result with `.text`.
 
     A whole file is handed over by its path, a stretch of one as a waveform. The time of a batch is
     shared out by the clips' lengths.
