@@ -124,8 +124,8 @@ def train_shared(out: Path) -> None:
 
 
 def main(verb: str, out: Path, step_to_die: int = -1) -> None:
-    torch.set_num_threads(1)
     if verb == "shared":
+        torch.set_num_threads(1)
         train_shared(out)
     else:
         train(tiny_task(batch_at=killed_at(step_to_die)), OPTIM, LOOP, out)
