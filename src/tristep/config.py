@@ -50,8 +50,10 @@ class AdaptorConfig(Settings):
     """Encoder frames per audio embedding."""
     hidden_dim: int = 2048
     """Width inside the `conv` and `ctc` kinds."""
+    num_letter_layers: int = 0
+    """Transformer blocks of the `ctc` kind at 25 Hz, below its letters."""
     num_layers: int = 0
-    """Transformer blocks inside the `ctc` kind."""
+    """Transformer blocks of the `ctc` kind at 12.5 Hz, above its letters."""
     num_heads: int = 8
     num_ctc_tokens: int = 0
     """Entries of the decoder's text vocabulary that the CTC head knows, its blank not counted."""
@@ -114,13 +116,108 @@ class BackboneConfig(Settings):
     vocab: VocabConfig
 
 
+class VocoderConfig(Settings):
+    """Speaking mel to waveform: complex filters over a pulse train and noise (`codec/vocoder.py`)."""
+
+    dim: int = 256
+    """Width of the filter predictor."""
+    num_blocks: int = 6
+    """ConvNeXt blocks of the filter predictor; the first half of them see one frame ahead."""
+    pitch_dim: int = 128
+    """Width of the pitch predictor."""
+    num_pitch_blocks: int = 4
+    """ConvNeXt blocks of the pitch predictor, each of which sees one frame ahead."""
+    num_pitch_bins: int = 128
+    """Classes of F0, spaced evenly in its logarithm from `min_f0_hz` to `max_f0_hz`."""
+    min_f0_hz: float = 50.0
+    max_f0_hz: float = 600.0
+
+
+class TokenizerConfig(Settings):
+    """Speech tokenizer: frozen encoder frames and log-mel to codes (`codec/tokenizer.py`)."""
+
+    stride: int
+    """Encoder frames (20 ms) per code, even: 4 for 12.5 codes a second, 2 for 25."""
+    levels: tuple[int, ...]
+    """Levels of each dimension of the lattice; their product is the codebook's size."""
+    encoder_dim: int = 512
+    """Width of the frozen encoder's frames."""
+    num_mels: int = 80
+    """Bands of both mels, the listening one beside the frames and the speaking one that is read back."""
+    dim: int = 256
+    kernel_size: int = 5
+    num_frame_layers: int = 2
+    """Blocks at 50 Hz, before the frames of a code are joined."""
+    num_code_layers: int = 2
+    """Blocks at the rate of the codes, on either side of the lattice."""
+    num_reader_layers: int = 2
+    """Blocks at 25 Hz on the far side of the lattice, which only training needs."""
+    dropout: float = 0.0
+    hop_s: float = 4.0
+    """Seconds whose codes are computed at once."""
+    context_s: float = 4.0
+    """Seconds that are heard again before them."""
+    lookahead_s: float = 1.0
+    """Seconds that are heard after them."""
+
+
+class FlowConfig(Settings):
+    """Flow decoder: codes and a voice to the speaking mel (`codec/flow.py`)."""
+
+    dim: int = 256
+    lookahead: int = 3
+    """Codes that must be known beyond those that are decoded."""
+    num_code_layers: int = 3
+    """Blocks at the rate of the codes."""
+    num_frame_layers: int = 2
+    """Blocks at 50 Hz that turn codes into the flow's condition."""
+    num_layers: int = 8
+    """Blocks of the estimator, at 50 Hz."""
+    kernel_size: int = 5
+    dilations: tuple[int, ...] = (1, 2, 4)
+    """Gaps between the frames that one convolution hears, taken in turn."""
+    attend_every: int = 3
+    """Estimator blocks from one look at the reference to the next."""
+    num_heads: int = 4
+    num_mels: int = 80
+    voice_dim: int = 192
+    num_prosody_bins: int = 7
+    """Steps of pitch and of energy against the voice's own (`prosody_bins`)."""
+    mel_mean: float = -8.0
+    mel_std: float = 3.6
+    num_steps: int = 10
+    """Euler steps (report section 8.7)."""
+    guidance: float = 0.7
+    """How far the flow goes beyond its condition, away from no condition (report section 8.7)."""
+
+
+class CodecConfig(Settings):
+    """Everything needed to build one codec."""
+
+    name: str
+    tokenizer: TokenizerConfig
+    flow: FlowConfig
+    vocoder: VocoderConfig = VocoderConfig()
+
+
+def load_codec_config(name_or_path: str | Path) -> CodecConfig:
+    """Read a codec's TOML file, or one that ships with the package by its name."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CONFIGS / f"{name_or_path}.toml"
+    if not path.exists():
+        shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("codec-*.toml")))
+        raise ValueError(f"no codec config {str(name_or_path)!r}: give a .toml file or one of {shipped}")
+    return load_toml(path, CodecConfig)
+
+
 def load_backbone_config(name_or_path: str | Path) -> BackboneConfig:
     """Read a backbone's TOML file, or one that ships with the package by its name."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = CONFIGS / f"{name_or_path}.toml"
     if not path.exists():
-        shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml") if not p.stem.startswith("codec-")))
         raise ValueError(f"no backbone config {str(name_or_path)!r}: give a .toml file or one of {shipped}")
     return load_toml(path, BackboneConfig)
 

@@ -1,4 +1,4 @@
-"""Text: normalisation before scoring, word and character error rate.
+"""Text: how it is read aloud, which of it is cues, normalisation before scoring, word and character error rate.
 
 Two transcripts are compared as Whisper's authors compare them: English through their English normaliser
 (spelling, numbers, contractions), other languages through the basic one, and languages written without
@@ -9,18 +9,27 @@ comes from resampling clips, because errors inside a clip are not independent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
+from functools import lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
 
-import jiwer
 import numpy as np
+from num2words import CONVERTER_CLASSES, num2words
 from numpy.typing import NDArray
-from whisper_normalizer.basic import BasicTextNormalizer
-from whisper_normalizer.english import EnglishTextNormalizer
 
-NORMALISER = f"whisper-normalizer {version('whisper-normalizer')}"
+from tristep import english
+
+
+def _installed(package: str) -> str:
+    """Name a package of the `evaluate` extra and its version; everything but scoring works without it."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} (not installed)"
+
+
+NORMALISER = _installed("whisper-normalizer")
 """Printed beside every error rate: a rate means nothing without its normaliser."""
 CHARACTER_LANGUAGES = frozenset({"zh", "cmn", "yue", "wuu", "ja", "th", "lo", "my"})
 """Languages scored by CER: written without spaces between words."""
@@ -87,6 +96,8 @@ def word_errors(reference: str, hypothesis: str) -> WordErrors:
     Returns:
         The counts of one alignment with the fewest edits.
     """
+    import jiwer
+
     reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
     if not reference:
         return WordErrors(0, 0, len(hypothesis.split()), 0)
@@ -158,6 +169,137 @@ def _base(language: str) -> str:
 
 @lru_cache(maxsize=32)
 def _normaliser(base: str) -> Callable[[str], str]:
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
     if base == "en":
         return EnglishTextNormalizer()
     return BasicTextNormalizer(split_letters=base in CHARACTER_LANGUAGES)
+
+
+LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
+"""What plain English words are spelt with; CTC over letters has one class for each, and blank after them."""
+_AS_ASCII = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": " ", "\u2013": " ", "\u2014": " ", "-": " "}
+)
+
+
+def spoken_words(text: str) -> list[str] | None:
+    """Reduce a transcript to lower-case words as they sound; None if it holds digits or symbols that are read out."""
+    text = text.lower().translate(_AS_ASCII)
+    if re.search(r"[^\W_a-z]|[&@#$%+=/*]", text, re.ASCII) or not text.isascii():
+        return None
+    return [word for word in (w.strip("'") for w in re.sub(r"[^a-z' ]", " ", text).split()) if word]
+
+
+def spell_letters(text: str) -> list[int] | None:
+    """Spell a transcript as indices into `LETTERS`, one space between words; None where `spoken_words` has none."""
+    words = spoken_words(text)
+    return None if words is None else [LETTERS.index(letter) for letter in " ".join(words)]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stretch of text that is spoken."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Cue:
+    """An inline directive, without its brackets: it says how to go on and is not spoken."""
+
+    text: str
+
+
+_BRACKETS = re.compile(r"(?P<before>\w?)[(\uff08](?P<content>[^()\uff08\uff09]*)[)\uff09]")
+_ENDING = 3
+"""Letters that an optional ending such as `(s)` has at most."""
+
+
+def split_cues(text: str) -> list[Text | Cue]:
+    """Part what is spoken from the cues in round brackets, ASCII or full-width.
+
+    A bracket is a cue unless it can't be one: it holds a digit, as `(2019)` does, or no letter, or capitals only, as
+    `(FBI)` does, or it is a word's optional ending, as in `word(s)`. Such a bracket is text and is read. Of nested
+    brackets the innermost may be a cue.
+
+    Returns:
+        The parts in order, without the spaces around them and without empty ones.
+    """
+    parts: list[Text | Cue] = []
+    start = 0
+    for bracket in _BRACKETS.finditer(text):
+        if _is_cue(bracket["content"], bracket["before"]):
+            parts += [Text(text[start : bracket.end("before")].strip()), Cue(bracket["content"].strip())]
+            start = bracket.end()
+    parts.append(Text(text[start:].strip()))
+    return [part for part in parts if part.text]
+
+
+def _is_cue(content: str, before: str) -> bool:
+    letters = [character for character in content if character.isalpha()]
+    is_acronym = len(letters) > 1 and content.isupper()
+    is_ending = before.isalpha() and before.isascii() and content.isalpha() and len(content) <= _ENDING
+    return bool(letters) and not (any(map(str.isdigit, content)) or is_acronym or is_ending)
+
+
+def join_parts(parts: Iterable[Text | Cue]) -> str:
+    """Write parts as one text again, cues in ASCII brackets; what begins with punctuation joins what is before it."""
+    pieces = (part.text if isinstance(part, Text) else f"({part.text})" for part in parts)
+    return re.sub(r" (?=[,.;:!?](?:\s|$))", "", " ".join(pieces))
+
+
+def without_cues(text: str) -> str:
+    """Return what is spoken of a text."""
+    return join_parts(part for part in split_cues(text) if isinstance(part, Text))
+
+
+def speakable(text: str, language: str = "en") -> str:
+    """Write a text the way it is read aloud: no digits and no symbols; cues stay as they are.
+
+    English has rules for dates, times, money, units, symbols and abbreviations (`tristep.english`); in other languages
+    only whole and decimal numbers are named, in the few dozen languages that num2words has.
+
+    Args:
+        text: What to say, cues in round brackets included.
+        language: Its language, such as `en` or `de-AT`.
+
+    Raises:
+        ValueError: If the text holds numbers in a language whose numbers nobody named.
+    """
+    read = english.read_aloud if _base(language) == "en" else partial(_named_numbers, language=_base(language))
+    return join_parts(Text(read(part.text)) if isinstance(part, Text) else part for part in split_cues(text))
+
+
+def _named_numbers(text: str, language: str) -> str:
+    def named(number: re.Match[str]) -> str:
+        try:
+            return str(num2words(number[0], lang=language))
+        except NotImplementedError:
+            raise ValueError(
+                f"{number[0]!r} can't be read aloud in {language!r}: write its numbers in words, or choose one of "
+                f"{', '.join(sorted(CONVERTER_CLASSES))}"
+            ) from None
+
+    return re.sub(r"\d+(?:\.\d+)?", named, text)
+
+
+MAX_SENTENCE = 240
+"""Characters after which a sentence is cut at its commas, and at its spaces if it has none."""
+
+
+def sentences(text: str) -> list[str]:
+    """Cut a text that is to be read aloud into sentences short enough to be spoken in one go."""
+    whole = re.split(r"(?<=[.!?\u2026\u3002\uff01\uff1f])[\"')\u201d\u2019]*\s+|\n\s*", text.strip())
+    return [piece for sentence in whole for piece in _short_pieces(sentence.strip()) if piece]
+
+
+def _short_pieces(sentence: str) -> list[str]:
+    """Cut a long sentence near its middle, at a comma if there is one, until every piece is short enough."""
+    if len(sentence) <= MAX_SENTENCE:
+        return [sentence]
+    cuts = [match.end() for match in re.finditer(r"[,;:](?=\s)", sentence)]
+    cuts = cuts or [match.start() for match in re.finditer(r"\s", sentence)] or [MAX_SENTENCE]
+    cut = min(cuts, key=lambda place: abs(place - len(sentence) // 2))
+    return _short_pieces(sentence[:cut].strip()) + _short_pieces(sentence[cut:].strip())

@@ -105,7 +105,8 @@ def test_saving_again_replaces_the_whole_folder(tmp_path: Path) -> None:
     (tmp_path / "toy" / "stale.txt").write_text("old")
     save_backbone(toy(), byte_tokenizer(), tmp_path / "toy", "int8")
     names = {path.name for path in (tmp_path / "toy").iterdir()}
-    assert names == {"config.json", "tokenizer.json", "index.json", "0.safetensors"}
+    shards = {f"{part}-0.safetensors" for part in ("audio_encoder", "adaptor", "decoder", "embedding")}
+    assert names == {"config.json", "tokenizer.json", "index.json", *shards}
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
@@ -116,20 +117,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
-    (folder / "0.safetensors").unlink()
+    (folder / "embedding-0.safetensors").unlink()
     with pytest.raises(ValueError, match=r"0\.safetensors is missing: fetch the whole checkpoint"):
         load_backbone(folder)
 
 
 def test_a_single_changed_byte_is_noticed(folder: Path) -> None:
-    content = bytearray((folder / "0.safetensors").read_bytes())
+    content = bytearray((folder / "embedding-0.safetensors").read_bytes())
     content[-7] ^= 1
-    (folder / "0.safetensors").write_bytes(content)
+    (folder / "embedding-0.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"0\.safetensors is damaged"):
         load_backbone(folder)
 
 
-@pytest.mark.parametrize("name", ["0.safetensors", "config.json", "index.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["embedding-0.safetensors", "config.json", "index.json", "tokenizer.json"])
 def test_a_git_lfs_pointer_says_how_to_get_the_file(name: str, folder: Path) -> None:
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match=r"Git LFS pointer.*git lfs pull"):
@@ -167,3 +168,37 @@ def test_a_name_is_found_where_the_environment_says(folder: Path, monkeypatch: p
 def test_an_unknown_name_says_where_was_looked() -> None:
     with pytest.raises(ValueError, match=r"no weights 'no-such-model'.*TRISTEP_WEIGHTS"):
         load_backbone("no-such-model")
+
+
+def a_mode(seed: int, num_codes: int) -> Backbone:
+    """Return the toy with updates and rows of its own, over the same shared weights."""
+    backbone = toy()
+    torch.manual_seed(seed)
+    for parameter in add_low_rank(backbone.decoder, 2, ["q_proj", "up_proj"]):
+        torch.nn.init.normal_(parameter)
+    if num_codes:
+        backbone.grow_vocabulary(num_codes)
+    return backbone
+
+
+def test_each_mode_loads_its_own_updates_and_rows_over_the_shared_weights(tmp_path: Path) -> None:
+    modes = {"asr": a_mode(1, 0), "tts": a_mode(2, 12)}
+    save_backbone(toy(), byte_tokenizer(), tmp_path / "toy", "fp32", modes)
+    for mode, expected in modes.items():
+        loaded, _ = load_backbone(tmp_path / "toy", mode=mode)
+        assert loaded.vocab.size == expected.vocab.size
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+    shared, _ = load_backbone(tmp_path / "toy")
+    assert shared.vocab.config.num_codes == 0
+    assert not any(name.endswith(".up") for name in shared.state_dict())
+
+
+def test_a_mode_that_the_weights_do_not_serve_is_refused(tmp_path: Path) -> None:
+    save_backbone(toy(), byte_tokenizer(), tmp_path / "toy", "fp32", {"asr": a_mode(1, 0)})
+    with pytest.raises(ValueError, match="serves asr, not tts"):
+        load_backbone(tmp_path / "toy", mode="tts")
+
+
+def test_weights_that_tell_no_modes_apart_serve_any(folder: Path) -> None:
+    assert load_backbone(folder, mode="tts")[0].vocab.size == toy().vocab.size

@@ -14,6 +14,7 @@ from tristep.chat import Chat
 from tristep.config import load_backbone_config
 from tristep.modes.asr.data import render
 from tristep.modes.asr.objective import asr_losses
+from tristep.text import spell_letters
 from tristep.training.mixture import Sample, collate
 from tristep.vocab import byte_tokenizer
 
@@ -28,12 +29,12 @@ def sample(text: str, num_frames: int) -> Sample:
     chat = Chat(toy().vocab, byte_tokenizer())
     frames = torch.randn(num_frames, 64, generator=torch.Generator().manual_seed(num_frames))
     rendered = render(chat, int(toy().adaptor.num_embeddings(torch.tensor(num_frames))), text, "en")
-    return Sample(rendered.tokens, rendered.loss_mask, frames, chat.tokenizer.encode(text))
+    return Sample(rendered.tokens, rendered.loss_mask, frames, chat.tokenizer.encode(text), spell_letters(text) or [])
 
 
 def sums_and_gradient(samples: list[Sample], row_tokens: int) -> tuple[dict[str, float], list[Tensor]]:
     toy().zero_grad()
-    losses = asr_losses(toy(), collate(samples, row_tokens), ctc=0.7)
+    losses = asr_losses(toy(), collate(samples, row_tokens), ctc=0.7, letters=0.3)
     losses["loss"].backward()
     sums = {name: float(value.detach()) for name, value in losses.items()}
     return sums, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in toy().parameters()]

@@ -30,7 +30,7 @@ def samples(chat: Chat, backbone: Backbone) -> list[Sample]:
     for text, num_frames in [("one", 33), ("two three", 50), ("", 21), ("four", 64)]:
         rendered = render(chat, int(backbone.adaptor.num_embeddings(torch.tensor(num_frames))), text, "en")
         frames = torch.randn(num_frames, 64, generator=torch.Generator().manual_seed(num_frames))
-        made.append(Sample(rendered.tokens, rendered.loss_mask, frames, chat.tokenizer.encode(text)))
+        made.append(Sample(rendered.tokens, rendered.loss_mask, frames, chat.tokenizer.encode(text), []))
     return made
 
 

@@ -16,10 +16,10 @@ from tristep.modes.asr.data import (
     SpecAugment,
     choose_ctc_tokens,
     render,
-    spoken_words,
     transcript,
     turns,
 )
+from tristep.text import spoken_words
 from tristep.vocab import TextTokenizer, Vocab, byte_tokenizer
 
 TEXTS = ["the cat sat on the mat", "the hat of the cat", "It's the other cat's mat, that!", "sat there on that"]

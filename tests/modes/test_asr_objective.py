@@ -11,6 +11,7 @@ from tristep.chat import Chat
 from tristep.config import load_backbone_config
 from tristep.modes.asr.data import render
 from tristep.modes.asr.objective import asr_losses, expert_load
+from tristep.text import spell_letters
 from tristep.training.mixture import Batch, Sample, collate
 from tristep.vocab import byte_tokenizer
 
@@ -28,7 +29,9 @@ def samples(backbone: Backbone, texts: list[str]) -> list[Sample]:
         frames = torch.randn(20 + 8 * number, 64, generator=torch.Generator().manual_seed(number))
         num_slots = int(backbone.adaptor.num_embeddings(torch.tensor(len(frames))))
         rendered = render(chat, num_slots, text, "en")
-        built.append(Sample(rendered.tokens, rendered.loss_mask, frames, chat.tokenizer.encode(text)))
+        built.append(
+            Sample(rendered.tokens, rendered.loss_mask, frames, chat.tokenizer.encode(text), spell_letters(text) or [])
+        )
     return built
 
 
@@ -46,10 +49,13 @@ def loss_and_gradients(backbone: Backbone, batch: Batch, **weights: float) -> tu
 
 def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     backbone = toy()
-    losses = asr_losses(backbone, two_rows(backbone), next_token=2.0, ctc=0.5)
+    losses = asr_losses(backbone, two_rows(backbone), next_token=2.0, ctc=0.5, letters=0.25)
     assert float(losses["loss"].detach()) == pytest.approx(
-        2 * float(losses["next_token"].detach()) + 0.5 * float(losses["ctc"].detach())
+        2 * float(losses["next_token"].detach())
+        + 0.5 * float(losses["ctc"].detach())
+        + 0.25 * float(losses["letters"].detach())
     )
+    assert int(losses["letters_targets"]) == len("hi") + len("hello")
     assert int(losses["num_targets"]) == int(losses["next_token_targets"]) == len("hi") + len("hello") + 2 * 2
     assert int(losses["ctc_targets"]) == len("hi") + len("hello")
 
@@ -64,7 +70,6 @@ def test_padding_tokens_and_padding_frames_change_no_loss_and_no_gradient() -> N
     changed = replace(
         batch,
         tokens=batch.tokens.masked_fill(padding, 77),
-        positions=batch.positions.masked_fill(padding, 5),
         frames=batch.frames.masked_fill(beyond[:, :, None], 3.0),
     )
     loss, gradients = loss_and_gradients(backbone, batch, ctc=1.0)
@@ -107,6 +112,8 @@ def test_ctc_without_a_ctc_head_is_refused() -> None:
     backbone = Backbone(config.model_copy(update={"adaptor": adaptor}))
     with pytest.raises(ValueError, match="has no CTC head: set ctc = 0"):
         asr_losses(backbone, two_rows(backbone), ctc=1.0)
+    with pytest.raises(ValueError, match="the adaptor spells none: set letters = 0"):
+        asr_losses(backbone, two_rows(backbone), letters=1.0)
     assert asr_losses(backbone, two_rows(backbone))["loss"].isfinite()
 
 

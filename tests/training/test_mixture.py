@@ -122,20 +122,25 @@ def test_no_two_rows_would_have_fitted_into_one(lengths: list[int], row_tokens: 
 def numbered_sample(number: int, num_tokens: int, num_frames: int) -> Sample:
     tokens = [100 * number + i for i in range(num_tokens)]
     return Sample(
-        tokens, [i % 2 == 1 for i in range(num_tokens)], torch.full((num_frames, 4), number), [number] * number
+        tokens,
+        [i % 2 == 1 for i in range(num_tokens)],
+        torch.full((num_frames, 4), number),
+        [number] * number,
+        list(range(number)),
     )
 
 
-def test_collating_numbers_positions_and_sequences_and_keeps_sounds_in_reading_order() -> None:
+def test_collating_numbers_sequences_and_keeps_sounds_in_reading_order() -> None:
     batch = collate([numbered_sample(1, 3, 2), numbered_sample(2, 5, 4), numbered_sample(3, 2, 3)], row_tokens=8)
     assert batch.tokens.tolist() == [[200, 201, 202, 203, 204, 100, 101, 102], [300, 301, 0, 0, 0, 0, 0, 0]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 0, 0, 0, 0, 0, 0]]
     assert batch.segments.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, -1, -1, -1, -1, -1, -1]]
     assert batch.loss_mask.int().tolist() == [[0, 1, 0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
     assert batch.num_frames.tolist() == [4, 2, 3]
     assert batch.frames[:, :, 0].tolist() == [[2, 2, 2, 2], [1, 1, 0, 0], [3, 3, 3, 0]]
     assert batch.ctc_targets.tolist() == [2, 2, 1, 3, 3, 3]
     assert batch.num_ctc_targets.tolist() == [2, 1, 3]
+    assert batch.letters.tolist() == [0, 1, 0, 0, 1, 2]
+    assert batch.num_letters.tolist() == [2, 1, 3]
 
 
 def test_moving_a_batch_moves_every_tensor() -> None:

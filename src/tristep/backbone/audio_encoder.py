@@ -7,6 +7,9 @@ adaptor writes in the model's own letters: a small recogniser, trained by CTC (G
 of the text model's tokens, and each audio embedding is the text embedding that it *expects* (blank is a learnt
 vector), plus a learnt residual for what words don't carry. Sound then reaches the decoder as soft text. Frames that are
 almost surely blank can be kept from the decoder (`skip_blank`): what is left reads like text, and is a third as long.
+Halfway, at 25 Hz, a second head spells letters, and the tokens above are told what it spelt (self-conditioned CTC,
+Nozaki and Komatsu 2021; from small to large units, Higuchi et al. 2022): a few hours of speech are enough to learn
+thirty letters, and not enough to learn a thousand tokens from nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from tristep.backbone.transformer import Block, Context, RMSNorm, rotary
 from tristep.config import AdaptorConfig, DecoderConfig, EncoderConfig
+from tristep.text import LETTERS
 
 ROTARY_THETA = 10_000.0
 
@@ -118,6 +122,10 @@ class Adapted:
     """Valid embeddings per row, shape `(B,)`."""
     ctc_logits: Tensor | None = None
     """Shape `(B, N, V_ctc + 1)`, blank last; only the `ctc` adaptor has them."""
+    letter_logits: Tensor | None = None
+    """Shape `(B, N_letters, len(LETTERS) + 1)` at 25 Hz, blank last; only the `ctc` adaptor has them."""
+    num_letter_frames: Tensor | None = None
+    """Valid letter frames per row, shape `(B,)`."""
     worth_showing: Tensor | None = None
     """Embeddings that the decoder should see, shape `(B, N)`; None is all that are valid."""
 
@@ -187,13 +195,23 @@ class CtcAdaptor(nn.Module):
 
     def __init__(self, config: AdaptorConfig, encoder_dim: int, dim: int) -> None:
         super().__init__()
+        if config.stride % 2:
+            raise ValueError(
+                f"the ctc adaptor spells letters at half its stride: give an even stride, not {config.stride}"
+            )
         self.stride, self.skip_blank, width = config.stride, config.skip_blank, config.hidden_dim
+        self.letter_stride = config.stride // 2
         self.block_config = DecoderConfig(
             vocab_size=0, dim=width, num_layers=config.num_layers, num_heads=config.num_heads,
             num_kv_heads=config.num_heads, ffn_dim=2 * width, rope_theta=ROTARY_THETA,
         )  # fmt: skip
-        self.stack = nn.Linear(encoder_dim * config.stride, width)
-        self.local = nn.Conv1d(width, width, kernel_size=5, padding=2, groups=width)
+        self.stack = nn.Linear(encoder_dim * self.letter_stride, width)
+        self.local = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        self.letter_blocks = nn.ModuleList(Block(self.block_config) for _ in range(config.num_letter_layers))
+        self.letter_norm = RMSNorm(width, 1e-6)
+        self.letter_head = nn.Linear(width, len(LETTERS) + 1)
+        self.spelt = nn.Linear(len(LETTERS) + 1, width)
+        self.merge = nn.Linear(2 * width, width)
         self.blocks = nn.ModuleList(Block(self.block_config) for _ in range(config.num_layers))
         self.norm = RMSNorm(width, 1e-6)
         self.dropout = nn.Dropout(config.dropout)
@@ -211,23 +229,33 @@ class CtcAdaptor(nn.Module):
     def forward(self, frames: Tensor, num_frames: Tensor, text_embeddings: Tensor) -> Adapted:
         B, N, D = frames.shape
         frames = F.pad(frames * valid(num_frames, N)[:, :, None], (0, 0, 0, -N % self.stride))
-        hidden = self.stack(frames.reshape(B, -1, D * self.stride))  # (B, N / stride, width)
+        hidden = self.stack(frames.reshape(B, -1, D * self.letter_stride))  # (B, 2N / stride, width)
+        num_letter_frames = (num_frames + self.letter_stride - 1) // self.letter_stride
+        hidden, letter_logits = self.spell(hidden, valid(num_letter_frames, hidden.shape[1]))
+        hidden = self.merge(hidden.reshape(B, hidden.shape[1] // 2, -1))  # (B, N / stride, width)
         num = self.num_embeddings(num_frames)
-        inside = valid(num, hidden.shape[1])
-        hidden = self.dropout(hidden) * inside[:, :, None]
-        hidden = hidden + self.local(hidden.transpose(1, 2)).transpose(1, 2)
-        hidden = self.dropout(self.norm(self.attend(hidden, inside)))
+        hidden = self.attend(self.blocks, hidden, valid(num, hidden.shape[1]))
+        hidden = self.dropout(self.norm(hidden))
         logits = self.ctc_head(hidden)
         probs = logits.float().softmax(dim=-1)
         embeddings = self.expected(hidden, probs.to(hidden.dtype), text_embeddings)
-        return Adapted(embeddings, num, logits, probs[..., -1] < self.skip_blank)
+        return Adapted(embeddings, num, logits, letter_logits, num_letter_frames, probs[..., -1] < self.skip_blank)
 
-    def attend(self, hidden: Tensor, inside: Tensor) -> Tensor:
-        """Run the blocks; every valid position sees every other."""
+    def spell(self, hidden: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Guess letters at 25 Hz; return the hidden states, told what was guessed, and the letters' logits."""
+        hidden = self.dropout(hidden) * inside[:, :, None]
+        hidden = hidden + self.local(hidden.transpose(1, 2)).transpose(1, 2)
+        hidden = self.attend(self.letter_blocks, hidden, inside)
+        logits = self.letter_head(self.dropout(self.letter_norm(hidden)))
+        hidden = hidden + self.spelt(logits.float().softmax(dim=-1).to(hidden.dtype))
+        return hidden * inside[:, :, None], logits
+
+    def attend(self, blocks: nn.ModuleList, hidden: Tensor, inside: Tensor) -> Tensor:
+        """Run blocks; every valid position sees every other."""
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         cos, sin = rotary(positions, self.block_config.width_of_head, ROTARY_THETA)
         context = Context(positions, cos, sin, inside[:, None, None])
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(blocks):
             hidden = block(hidden, context, layer)
         return hidden
 

@@ -1,7 +1,9 @@
 """Our checkpoints: a folder with the config, the tokenizer, and weights in safetensors shards of under 45 MB.
 
 `index.json` says where each tensor lies and how it is packed, the SHA-256 of every shard, and which
-projections have low-rank updates. Everything is checked on loading; a folder is complete or it is an error.
+projections have low-rank updates. One checkpoint can serve several modes: the weights that they share are stored
+once, and `modes` lists, for each, its own low-rank updates and the rows that its vocabulary gained. Everything is
+checked on loading; a folder is complete or it is an error.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.backbone.low_rank import LowRankLinear
 from tristep.backbone.model import Backbone
 from tristep.backbone.packing import PARTS, Rules, pack, packing_of, unpack
@@ -32,8 +36,22 @@ LFS_POINTER = b"version https://git-lfs"
 CONFIG, TOKENIZER, INDEX = "config.json", "tokenizer.json", "index.json"
 
 
-def save_backbone(backbone: Backbone, tokenizer: TextTokenizer, folder: str | Path, packing: Rules = "bf16") -> None:
-    """Write a checkpoint folder; one that exists is replaced once the new one is complete."""
+def save_backbone(
+    backbone: Backbone,
+    tokenizer: TextTokenizer,
+    folder: str | Path,
+    packing: Rules = "bf16",
+    modes: Mapping[str, Backbone] | None = None,
+) -> None:
+    """Write a checkpoint folder; one that exists is replaced once the new one is complete.
+
+    Args:
+        backbone: What is stored, and what the modes share.
+        tokenizer: Its text tokenizer.
+        folder: Where to.
+        packing: How tensors are rounded.
+        modes: Models that differ from `backbone` in low-rank updates and grown rows only, by the mode they serve.
+    """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -42,6 +60,7 @@ def save_backbone(backbone: Backbone, tokenizer: TextTokenizer, folder: str | Pa
         "format": FORMAT,
         "low_rank": low_rank_settings(backbone),
         "tensors": save_shards(stored_tensors(backbone), partial, packing),
+        "modes": {mode: save_mode(theirs, partial, mode, packing) for mode, theirs in (modes or {}).items()},
         "shards": {shard.name: sha256(shard) for shard in sorted(partial.glob("*.safetensors"))},
     }
     write_text(partial / CONFIG, backbone.config.model_dump_json(indent=1))
@@ -52,7 +71,10 @@ def save_backbone(backbone: Backbone, tokenizer: TextTokenizer, folder: str | Pa
 
 
 def load_backbone(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    mode: str | None = None,
 ) -> tuple[Backbone, TextTokenizer]:
     """Load a checkpoint folder, or the one of that name among the weights that ship.
 
@@ -60,6 +82,7 @@ def load_backbone(
         folder: A path, or a name such as `nano` (see `find_weights`).
         device: Where the weights go.
         dtype: What they are unpacked to, float32 if not given.
+        mode: Load what serves this mode, where the checkpoint tells modes apart.
 
     Raises:
         ValueError: If there is no such checkpoint, or a part of it is missing, damaged or a Git LFS pointer.
@@ -70,13 +93,32 @@ def load_backbone(
         raise ValueError(f"{folder} is of format {index.get('format')!r}, expected {FORMAT}: update tristep")
     check_shards(folder, index["shards"])
     config = parse(read_json(folder / CONFIG), BackboneConfig, str(folder / CONFIG))
+    own = own_entries(index["modes"], mode, folder)
+    vocab = config.vocab.model_copy(update={"num_codes": own["num_codes"]} if own else {})
     with torch.device("meta"):
-        backbone = Backbone(config)
-        restore_low_rank(backbone, index["low_rank"])
+        backbone = Backbone(config.model_copy(update={"vocab": vocab}))
+        restore_low_rank(backbone, own["low_rank"] if own else index["low_rank"])
     backbone.to(dtype or torch.float32).to_empty(device=device)
-    fill_from_shards(stored_tensors(backbone), index["tensors"], folder)
+    shared = {name: entry for name, entry in index["tensors"].items() if not (own and is_own(name))}
+    fill_from_shards(stored_tensors(backbone), shared | own.get("tensors", {}), folder)
     check_file(folder / TOKENIZER)
     return backbone, TextTokenizer(Tokenizer.from_file(str(folder / TOKENIZER)))
+
+
+def load_encoder(folder: str | Path) -> AudioEncoder:
+    """Load the frozen audio encoder alone from a checkpoint folder, or from the one of that name.
+
+    Raises:
+        ValueError: As `load_backbone`.
+    """
+    folder = find_weights(folder)
+    index = read_json(folder / INDEX)
+    check_shards(folder, index["shards"])
+    config = parse(read_json(folder / CONFIG), BackboneConfig, str(folder / CONFIG))
+    encoder, prefix = AudioEncoder(config.encoder), "audio_encoder."
+    targets = {prefix + name: tensor for name, tensor in encoder.state_dict().items()}
+    fill_from_shards(targets, {n: e for n, e in index["tensors"].items() if n.startswith(prefix)}, folder)
+    return encoder.eval().requires_grad_(False)
 
 
 def find_weights(name: str | Path) -> Path:
@@ -98,10 +140,41 @@ def find_weights(name: str | Path) -> Path:
 
 
 def stored_tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """Return what a checkpoint holds, each tensor once: a tied head is its embedding."""
+    """Return what a checkpoint holds, each tensor once: a tied head is its embedding.
+
+    A projection has the same name with and without a low-rank update.
+    """
     state = backbone.state_dict()
     tied = backbone.head is backbone.embedding
-    return {name: tensor for name, tensor in state.items() if not (tied and name.startswith("head."))}
+    kept = {name: tensor for name, tensor in state.items() if not (tied and name.startswith("head."))}
+    return {name.replace(".base.", "."): tensor for name, tensor in kept.items()}
+
+
+def is_own(name: str) -> bool:
+    """Say whether a tensor is a mode's own: its low-rank updates, and the rows that its vocabulary gained."""
+    return name.endswith((".up", ".down", ".grown"))
+
+
+def own_entries(modes: dict[str, Any], mode: str | None, folder: Path) -> dict[str, Any]:
+    """Find a mode's own entries in the index; nothing where the checkpoint does not tell modes apart."""
+    if mode is None or not modes:
+        return {}
+    if mode not in modes:
+        raise ValueError(
+            f"{folder} serves {', '.join(sorted(modes))}, not {mode}: give weights that were trained for it"
+        )
+    own: dict[str, Any] = modes[mode]
+    return own
+
+
+def save_mode(backbone: Backbone, folder: Path, mode: str, packing: Rules) -> dict[str, Any]:
+    """Write the shards of what is a mode's own; return its entry in the index."""
+    own = {name: tensor for name, tensor in stored_tensors(backbone).items() if is_own(name)}
+    return {
+        "num_codes": backbone.vocab.config.num_codes,
+        "low_rank": low_rank_settings(backbone),
+        "tensors": save_part(own, folder, mode, packing),
+    }
 
 
 def low_rank_settings(backbone: Backbone) -> dict[str, dict[str, float]]:
@@ -123,8 +196,25 @@ def restore_low_rank(backbone: Backbone, settings: dict[str, dict[str, float]]) 
         setattr(backbone.get_submodule(parent), attribute, wrapped)
 
 
+def part_of(name: str) -> str:
+    """Say which part of the model a tensor belongs to; parts learn at different times, so each has its own shards."""
+    if name.endswith((".up", ".down")):
+        return "low_rank"
+    first = name.split(".")[0]
+    return "embedding" if first == "head" else first
+
+
 def save_shards(tensors: dict[str, Tensor], folder: Path, packing: Rules) -> dict[str, dict[str, Any]]:
-    """Write tensors to `0.safetensors`, `1.safetensors`, ...; return where each lies and how it is packed."""
+    """Write tensors to `PART-0.safetensors`, `PART-1.safetensors`, ...; return where each lies, how it is packed."""
+    entries: dict[str, dict[str, Any]] = {}
+    for part in dict.fromkeys(map(part_of, tensors)):
+        own = {name: tensor for name, tensor in tensors.items() if part_of(name) == part}
+        entries |= save_part(own, folder, part, packing)
+    return entries
+
+
+def save_part(tensors: dict[str, Tensor], folder: Path, part: str, packing: Rules) -> dict[str, dict[str, Any]]:
+    """Write the shards of one part."""
     entries: dict[str, dict[str, Any]] = {}
     shard: dict[str, Tensor] = {}
     number = size = 0
@@ -132,15 +222,15 @@ def save_shards(tensors: dict[str, Tensor], folder: Path, packing: Rules) -> dic
         kind = packing_of(name, tensor, packing)
         entries[name] = {"packing": kind, "shape": list(tensor.shape), "shards": []}
         for piece, rows in enumerate(pieces(tensor)):
-            parts = pack(rows, kind)
-            num_bytes = sum(part.nbytes for part in parts.values())
+            packed = pack(rows, kind)
+            num_bytes = sum(value.nbytes for value in packed.values())
             if size and size + num_bytes > MAX_SHARD_BYTES:
-                save_file(shard, folder / f"{number}.safetensors")
+                save_file(shard, folder / f"{part}-{number}.safetensors")
                 shard, number, size = {}, number + 1, 0
-            shard |= {f"{name}/{piece}/{part}": value.clone().cpu() for part, value in parts.items()}
+            shard |= {f"{name}/{piece}/{field}": value.clone().cpu() for field, value in packed.items()}
             size += num_bytes
-            entries[name]["shards"].append(f"{number}.safetensors")
-    save_file(shard, folder / f"{number}.safetensors")
+            entries[name]["shards"].append(f"{part}-{number}.safetensors")
+    save_file(shard, folder / f"{part}-{number}.safetensors")
     return entries
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tristep.backbone.audio_encoder import Adapted, AudioEncoder, build_adaptor
-from tristep.backbone.transformer import Decoder, KVCache, cached_mask, causal_mask
+from tristep.backbone.transformer import Decoder, KVCache, cached_mask, causal_mask, positions_in
 from tristep.config import BackboneConfig
 from tristep.vocab import Vocab
 
@@ -41,6 +41,10 @@ class TokenTable(nn.Module):
         """Score every token: `(..., D)` -> `(..., V)`."""
         old = F.linear(hidden, self.weight)
         return torch.cat([old, F.linear(hidden, self.grown)], dim=-1) if len(self.grown) else old
+
+    def grown_logits(self, hidden: Tensor) -> Tensor:
+        """Score only the rows that the vocabulary gained, control tokens and codes: `(..., D)` -> `(..., V_grown)`."""
+        return F.linear(hidden, self.grown)
 
     def grow(self, num_rows: int) -> None:
         """Append rows; each starts as the mean of the pretrained ones plus a little noise."""
@@ -104,25 +108,25 @@ class Backbone(nn.Module):
         Args:
             tokens: Ids, shape `(B, T)`.
             audio_embeddings: Vectors for the audio slots in reading order, shape `(N, D)`.
-            positions: Position of each token in its own sequence, shape `(B, T)`; counted from 0, or from what the
-                cache holds, if not given.
+            positions: Position of each token in its own sequence, shape `(B, T)`; counted from 0 in each packed
+                sequence, or from what the cache holds, if not given.
             segments: Which packed sequence each token belongs to, shape `(B, T)`; one sequence per row if not given.
                 Not together with a cache.
             kv_cache: Keys and values of what came before. It gains these tokens, and `lengths` grows by `T`; a
                 caller whose rows are padded on the right sets `lengths` back to what is valid.
         """
-        B, T = tokens.shape
-        if positions is None:
-            steps = torch.arange(T, device=tokens.device)
-            positions = steps.expand(B, T) if kv_cache is None else kv_cache.lengths[:, None] + steps
         if kv_cache is None:
-            mask = causal_mask(torch.zeros_like(tokens) if segments is None else segments)
+            segments = torch.zeros_like(tokens) if segments is None else segments
+            positions = positions_in(segments) if positions is None else positions
+            mask = causal_mask(segments)
         else:
+            if positions is None:
+                positions = kv_cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
             mask = cached_mask(positions)
         hidden = self.embed(tokens, audio_embeddings)
         hidden = self.decoder(hidden, self.decoder.context(positions, mask, kv_cache))
         if kv_cache is not None:
-            kv_cache.lengths = kv_cache.lengths + T
+            kv_cache.lengths = kv_cache.lengths + tokens.shape[1]
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

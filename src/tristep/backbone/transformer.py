@@ -218,6 +218,13 @@ def causal_mask(segments: Tensor) -> Tensor:
     return (same & causal)[:, None]
 
 
+def positions_in(segments: Tensor) -> Tensor:
+    """Count each packed sequence from 0: `(B, T)` -> `(B, T)`."""
+    steps = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    starts = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+    return steps - (steps * starts).cummax(dim=1).values
+
+
 def cached_mask(positions: Tensor) -> Tensor:
     """Let queries at `positions` `(B, T)` see every cached key up to their own position: `(B, 1, T, S)`."""
     keys = torch.arange(int(positions.max()) + 1, device=positions.device)

@@ -35,7 +35,7 @@ class CorpusSettings(Settings):
     repeat: float = Field(default=1.0, gt=0)
     """Times that each clip is seen in one epoch; a fraction takes a fresh random part every epoch."""
     style: Style = "written"
-    """How the transcripts are written, and so how the model is asked."""
+    """How the transcripts are written, and so how the model is asked, where a row has no `style` of its own."""
     speeds: tuple[float, ...] = (1.0,)
     """Each clip is also heard at these speeds, pitch and formants moving along: other voices for nothing."""
     max_clips: int | None = None
@@ -73,7 +73,7 @@ def row_cut(row: dict[str, Any], folder: Path) -> MonoCut:
     )  # fmt: skip
     return MonoCut(
         row["id"], 0.0, recording.duration, 0, [supervision], recording=recording,
-        custom={"split": row.get("split", "train")},
+        custom={name: row[name] for name in ("split", "style") if name in row},
     )  # fmt: skip
 
 
@@ -87,6 +87,8 @@ class Sample:
     """Frozen encoder frames, shape `(N, De)`."""
     ctc_targets: list[int]
     """CTC classes of the transcript; empty where it cannot be spelt in them."""
+    letters: list[int]
+    """Indices into `LETTERS`; empty where the transcript is not plain words."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,6 @@ class Batch:
     tokens: Tensor
     """Shape `(B, T)`."""
     loss_mask: Tensor
-    positions: Tensor
     segments: Tensor
     """Which packed sequence each token belongs to, -1 for padding."""
     frames: Tensor
@@ -104,6 +105,8 @@ class Batch:
     num_frames: Tensor
     ctc_targets: Tensor
     num_ctc_targets: Tensor
+    letters: Tensor
+    num_letters: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor."""
@@ -133,7 +136,7 @@ def collate(samples: Sequence[Sample], row_tokens: int) -> Batch:
     rows = pack_rows([len(sample.tokens) for sample in samples], row_tokens)
     width = max(sum(len(samples[i].tokens) for i in row) for row in rows)
     shape = (len(rows), width)
-    tokens, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    tokens = torch.zeros(shape, dtype=torch.long)
     loss_mask, segments = torch.zeros(shape, dtype=torch.bool), torch.full(shape, -1)
     for row, members in enumerate(rows):
         start = 0
@@ -141,15 +144,16 @@ def collate(samples: Sequence[Sample], row_tokens: int) -> Batch:
             span = slice(start, start := start + len(samples[index].tokens))
             tokens[row, span] = torch.tensor(samples[index].tokens)
             loss_mask[row, span] = torch.tensor(samples[index].loss_mask)
-            positions[row, span] = torch.arange(span.stop - span.start)
             segments[row, span] = segment
     ordered = [samples[index] for members in rows for index in members]
     targets = [torch.tensor(sample.ctc_targets, dtype=torch.long) for sample in ordered]
+    letters = [torch.tensor(sample.letters, dtype=torch.long) for sample in ordered]
     return Batch(
-        tokens, loss_mask, positions, segments,
+        tokens, loss_mask, segments,
         torch.nn.utils.rnn.pad_sequence([sample.frames.float() for sample in ordered], batch_first=True),
         torch.tensor([len(sample.frames) for sample in ordered]),
         torch.cat(targets), torch.tensor([len(target) for target in targets]),
+        torch.cat(letters), torch.tensor([len(spelt) for spelt in letters]),
     )  # fmt: skip
 
 

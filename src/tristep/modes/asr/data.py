@@ -8,7 +8,6 @@ gets the written one by default.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tristep.chat import Chat, Control, Rendered, Sound, Turn
+from tristep.text import spoken_words
 from tristep.vocab import TextTokenizer
 
 Style = Literal["written", "spoken"]
@@ -44,14 +44,6 @@ def transcript(text: str, language: str) -> Turn:
 def render(chat: Chat, num_slots: int, text: str, language: str, style: Style = "written") -> Rendered:
     """Write one training sample: tokens, and the mask of those that the assistant writes."""
     return chat.render([*turns(num_slots, style), transcript(text, language)])
-
-
-def spoken_words(text: str) -> list[str] | None:
-    """Reduce a transcript to lower-case words as they sound; None if it holds digits or symbols that are read out."""
-    text = text.lower().replace("\u2019", "'").replace("-", " ").replace("\u2014", " ")
-    if re.search(r"[^\W_a-z]|[&@#$%+=/*]", text, re.ASCII) or not text.isascii():
-        return None
-    return [word for word in (w.strip("'") for w in re.sub(r"[^a-z' ]", " ", text).split()) if word]
 
 
 class CtcSpeller:

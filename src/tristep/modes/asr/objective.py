@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tristep.backbone.audio_encoder import Adapted, valid
@@ -24,16 +23,22 @@ class AsrBatch(Protocol):
 
     tokens: Tensor
     loss_mask: Tensor
-    positions: Tensor
     segments: Tensor
     frames: Tensor
     num_frames: Tensor
     ctc_targets: Tensor
     num_ctc_targets: Tensor
+    letters: Tensor
+    num_letters: Tensor
 
 
 def asr_losses(
-    backbone: Backbone, batch: AsrBatch, next_token: float = 1.0, ctc: float = 0.0, load: float = 0.0
+    backbone: Backbone,
+    batch: AsrBatch,
+    next_token: float = 1.0,
+    ctc: float = 0.0,
+    letters: float = 0.0,
+    load: float = 0.0,
 ) -> dict[str, Tensor]:
     """Compute the weighted sum of losses over a batch, and its parts as sums over their own targets.
 
@@ -42,11 +47,12 @@ def asr_losses(
         batch: Packed samples.
         next_token: Weight of the transcript's cross-entropy per token; 0 does not run the decoder at all.
         ctc: Weight of a CTC target relative to that of a token of the transcript.
+        letters: Weight of a letter under the adaptor's CTC over letters.
         load: Weight of the experts' auxiliary load loss.
 
     Returns:
-        `loss` and `num_targets` as the training step wants them, and the parts `next_token` and `ctc` with their
-        `_targets`.
+        `loss` and `num_targets` as the training step wants them, and the parts `next_token`, `ctc` and `letters` with
+        their `_targets`.
     """
     if not next_token and not ctc:
         raise ValueError("both loss weights, next_token and ctc, are 0: give at least one of them a weight")
@@ -59,10 +65,16 @@ def asr_losses(
         losses["ctc"] = ctc_loss(adapted.ctc_logits, adapted.num_embeddings, batch.ctc_targets, batch.num_ctc_targets)
         losses["ctc_targets"] = batch.num_ctc_targets.sum()
         total = total + ctc * losses["ctc"]
+    if letters:
+        if adapted.letter_logits is None or adapted.num_letter_frames is None:
+            raise ValueError("the loss asks for letters but the adaptor spells none: set letters = 0 or kind = 'ctc'")
+        losses["letters"] = ctc_loss(adapted.letter_logits, adapted.num_letter_frames, batch.letters, batch.num_letters)
+        losses["letters_targets"] = batch.num_letters.sum()
+        total = total + letters * losses["letters"]
     if next_token:
         packed = without_unused_slots(batch, adapted, backbone.vocab.control("audio_slot"))
         predicting, targets = shifted_targets(packed.tokens, packed.loss_mask, packed.segments)
-        hidden = backbone(packed.tokens, adapted.flat(), positions=packed.positions, segments=packed.segments)
+        hidden = backbone(packed.tokens, adapted.flat(), segments=packed.segments)
         # Only positions that predict something pay for the output layer.
         losses["next_token"] = next_token_loss(backbone.logits(hidden[predicting]), targets)
         losses["next_token_targets"] = torch.tensor(len(targets), device=targets.device)
@@ -79,13 +91,6 @@ class Packed:
     loss_mask: Tensor
     segments: Tensor
     """Which sequence of the row a token belongs to, -1 for padding."""
-
-    @property
-    def positions(self) -> Tensor:
-        """Count each sequence from 0."""
-        steps = torch.arange(self.segments.shape[1], device=self.segments.device).expand_as(self.segments)
-        starts = F.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
-        return steps - (steps * starts).cummax(dim=1).values
 
 
 def without_unused_slots(batch: AsrBatch, adapted: Adapted, slot: int) -> Packed:
