@@ -18,11 +18,13 @@ from transformers.audio_utils import mel_filter_bank
 from tristep.audio import (
     HOP_LENGTH,
     LISTEN_HZ,
+    SPEAK_HZ,
     AudioError,
     log_mel,
     mel_filters,
     raw_log_mel,
     read_audio,
+    speech_mel,
     step_audio_log_mel,
     stream_audio,
     write_audio,
@@ -290,3 +292,26 @@ def test_silence_has_the_lowest_log_mel() -> None:
 def test_a_waveform_of_three_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected \(S,\) or \(B, S\)"):
         log_mel(torch.zeros(1, 1, 400))
+
+
+def test_the_speaking_filters_are_the_published_ones() -> None:
+    published = mel_filter_bank(513, 80, 0.0, 8000.0, SPEAK_HZ, norm="slaney", mel_scale="slaney")
+    assert np.allclose(mel_filters(80, SPEAK_HZ, 1024, 8000.0).T.numpy(), published, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 239, 240, 512, 513, 1024, 24_001])
+def test_a_clip_of_any_length_has_a_speaking_frame_every_hop(num_samples: int) -> None:
+    mel = speech_mel(torch.rand(2, num_samples))
+    assert mel.shape == (2, 80, num_samples // 240)
+    assert torch.isfinite(mel).all()
+
+
+def test_a_speaking_frame_is_centred_on_its_hop() -> None:
+    click = torch.zeros(1, 24_000)
+    click[0, 50 * 240] = 1
+    assert int(speech_mel(click).sum(1).argmax()) == 50
+
+
+def test_a_speaking_mel_needs_the_batch_dimension() -> None:
+    with pytest.raises(ValueError, match=r"expected \(B, S\)"):
+        speech_mel(torch.zeros(400))

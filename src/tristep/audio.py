@@ -39,6 +39,16 @@ N_FFT = 400
 """Samples under one STFT window: 25 ms at `LISTEN_HZ`."""
 HOP_LENGTH = 160
 """Samples from one mel frame to the next: 100 frames a second at `LISTEN_HZ`."""
+SPEECH_N_FFT = 1024
+"""Samples under one STFT window of the speaking mel: 43 ms at `SPEAK_HZ`."""
+SPEECH_HOP = 240
+"""Samples from one speaking mel frame to the next: 100 frames a second at `SPEAK_HZ`."""
+SPEECH_MELS = 80
+"""Bands of the speaking mel."""
+SPEECH_TOP_HZ = 8_000
+"""Highest frequency of the speaking mel, Hz."""
+SPEECH_FLOOR = 1e-5
+"""Least mel power of the speaking mel, whose logarithm is taken."""
 MEL_TAIL_S = 0.5
 """Seconds of silence that a clip needs at its end before it is encoded."""
 STEP_AUDIO_TAIL = 479
@@ -358,24 +368,61 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache(maxsize=8)
-def mel_filters(num_mels: int) -> Tensor:
-    """Build Slaney's mel filter bank for `N_FFT` at `LISTEN_HZ`.
+def mel_filters(num_mels: int, sample_rate: int = LISTEN_HZ, n_fft: int = N_FFT, top_hz: float | None = None) -> Tensor:
+    """Build Slaney's mel filter bank.
 
     Triangles that overlap by half on a scale linear up to 1 kHz and logarithmic above, each of unit area:
     the bank of librosa's `filters.mel`, on which Whisper and Step-Audio 2 were trained.
 
+    Args:
+        num_mels: Mel bands.
+        sample_rate: Rate of the waveform, Hz.
+        n_fft: Samples under one STFT window.
+        top_hz: Where the last band ends, Hz; half the sample rate if not given.
+
     Returns:
-        Weights of shape `(num_mels, N_FFT // 2 + 1)`. The tensor is shared: don't write to it.
+        Weights of shape `(num_mels, n_fft // 2 + 1)`. The tensor is shared: don't write to it.
     """
-    top = 15 + math.log(LISTEN_HZ / 2 / 1000) / (math.log(6.4) / 27)  # mels at the Nyquist frequency
+    end_hz = sample_rate / 2 if top_hz is None else top_hz
+    top = 15 + math.log(end_hz / 1000) / (math.log(6.4) / 27)  # mels where the last band ends
     mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)
     edges = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) * math.log(6.4) / 27))  # Hz
-    bins = torch.linspace(0, LISTEN_HZ / 2, N_FFT // 2 + 1, dtype=torch.float64)
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
     width = edges.diff()[:, None]  # (M + 1, 1)
-    rising = (bins - edges[:-2, None]) / width[:-1]  # (M, N_FFT // 2 + 1)
+    rising = (bins - edges[:-2, None]) / width[:-1]  # (M, n_fft // 2 + 1)
     falling = (edges[2:, None] - bins) / width[1:]
     triangles = torch.minimum(rising, falling).clamp(min=0)
     return (triangles * 2 / (edges[2:] - edges[:-2])[:, None]).float()
+
+
+def speech_mel(waveform: Tensor) -> Tensor:
+    """Compute the log-mel spectrogram that the codec speaks in: 80 bands up to 8 kHz, 100 frames a second.
+
+    Frame `f` is centred on sample `f * SPEECH_HOP`; beyond both ends the waveform is mirrored. A clip too
+    short to be mirrored (21 ms) is continued by silence first.
+
+    Args:
+        waveform: Samples at `SPEAK_HZ`, shape `(B, S)`.
+
+    Returns:
+        Natural logarithms of mel powers, shape `(B, SPEECH_MELS, F)` with `F = S // SPEECH_HOP`.
+    """
+    if waveform.dim() != 2:
+        raise ValueError(f"a waveform of shape {tuple(waveform.shape)}: expected (B, S); add the batch dimension")
+    num_frames = waveform.shape[1] // SPEECH_HOP
+    edge = SPEECH_N_FFT // 2
+    padded = F.pad(waveform, (0, max(0, edge + 1 - waveform.shape[1])))
+    padded = F.pad(padded, (edge, edge), mode="reflect")
+    window = torch.hann_window(SPEECH_N_FFT, device=waveform.device)
+    spectrum = torch.stft(padded, SPEECH_N_FFT, SPEECH_HOP, window=window, center=False, return_complex=True)
+    power = spectrum[..., :num_frames].abs() ** 2  # (B, SPEECH_N_FFT // 2 + 1, F)
+    return speech_log_mel(power)
+
+
+def speech_log_mel(power: Tensor) -> Tensor:
+    """Turn STFT powers at `SPEAK_HZ`, shape `(B, SPEECH_N_FFT // 2 + 1, F)`, into the speaking mel `(B, M, F)`."""
+    filters = mel_filters(SPEECH_MELS, SPEAK_HZ, SPEECH_N_FFT, SPEECH_TOP_HZ).to(power.device)
+    return (filters @ power).clamp(min=SPEECH_FLOOR).log()
 
 
 def log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:

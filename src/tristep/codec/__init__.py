@@ -1,0 +1,1 @@
+"""The other end of the sound: speech <-> codes, and whose voice it is."""

@@ -1,0 +1,193 @@
+"""The codec: speech -> codes, and codes in a voice -> speech, whole or in chunks.
+
+A folder holds it: `codec.toml`, and `tokenizer`, `flow` and `vocoder` as safetensors in bfloat16. The frozen encoder
+that the tokenizer stands on is the backbone's own, and is handed in.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tristep.audio import SPEAK_HZ
+from tristep.codec.flow import UNKNOWN, Flow, FlowStream, Manner, energy_bin, pitch_bin
+from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer
+from tristep.codec.vocoder import Vocoder, VocoderStream
+from tristep.codec.voice import Voice, to_listening_rate
+from tristep.config import CodecConfig, load_toml
+
+CONFIG = "codec.toml"
+LFS_POINTER = b"version https://git-lfs"
+
+
+class Codec(nn.Module):
+    """Tokenizer, flow decoder and vocoder."""
+
+    def __init__(self, config: CodecConfig, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.config, self.encoder = config, encoder
+        self.tokenizer = SpeechTokenizer(config.tokenizer)
+        self.flow = Flow(config.flow, config.tokenizer)
+        self.vocoder = Vocoder(config.vocoder)
+        self.requires_grad_(False).eval()
+
+    @property
+    def code_rate_hz(self) -> float:
+        """Codes per second."""
+        return self.tokenizer.code_rate_hz
+
+    @property
+    def codebook_size(self) -> int:
+        """Count the codes that there are."""
+        return self.tokenizer.lattice.size
+
+    def encode(self, waveform: Tensor, sample_rate: int = SPEAK_HZ) -> Tensor:
+        """Return the codes `(T,)` of a waveform `(S,)`.
+
+        Args:
+            waveform: One clip of any length.
+            sample_rate: 24 000 Hz, or 16 000 Hz as it is listened to.
+        """
+        heard = to_listening_rate(waveform) if sample_rate == SPEAK_HZ else waveform
+        return self.tokenizer.encode(heard, self.encoder)
+
+    def decode(
+        self,
+        codes: Tensor,
+        voice: Voice,
+        *,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        semitones: float | None = None,
+        decibels: float | None = None,
+    ) -> Tensor:
+        """Return the waveform `(S,)` at 24 kHz of codes `(T,)` in a voice; the settings are those of `stream`."""
+        stream = self.stream(
+            voice, seed=seed, num_steps=num_steps, guidance=guidance, semitones=semitones, decibels=decibels
+        )
+        return torch.cat([stream.push(codes), stream.finish()])
+
+    def stream(
+        self,
+        voice: Voice,
+        *,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        semitones: float | None = None,
+        decibels: float | None = None,
+    ) -> CodecStream:
+        """Begin to speak.
+
+        Args:
+            voice: Who speaks.
+            seed: Of the noise; the same seed says the same codes in the same way.
+            num_steps: Euler steps of the flow, the config's if not given.
+            guidance: Strength of the flow's guidance, the config's if not given; 0 costs half.
+            semitones: How much higher than usual the voice speaks; as the codes have it if not given.
+            decibels: How much louder than usual.
+        """
+        manner = self.manner(voice, semitones, decibels)
+        return CodecStream(self.flow.stream(manner, seed, num_steps, guidance), self.vocoder.stream(seed))
+
+    @torch.no_grad()
+    def manner(self, voice: Voice, semitones: float | None = None, decibels: float | None = None) -> Manner:
+        """Encode a voice and how high and loud it is to speak."""
+        bins = [
+            UNKNOWN if semitones is None else pitch_bin(semitones),
+            UNKNOWN if decibels is None else energy_bin(decibels),
+        ]
+        device = self.vocoder.window.device
+        given = voice.embedding, voice.reference_mel, torch.tensor(voice.reference_mel.shape[1]), torch.tensor(bins)
+        manner: Manner = self.flow.manner_encoder(*(field[None].to(device) for field in given))
+        return manner
+
+    def save(self, folder: str | Path) -> None:
+        """Write the config and the weights into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(as_toml(self.config), encoding="utf-8")
+        for part, module in self.parts().items():
+            weights = {name: tensor.bfloat16().contiguous() for name, tensor in module.state_dict().items()}
+            save_file(weights, folder / f"{part}.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder: AudioEncoder, device: str | torch.device = "cpu") -> Codec:
+        """Load a codec, to compute in float32.
+
+        Args:
+            folder: Where `save` wrote it.
+            encoder: The frozen encoder that its tokenizer was trained on, on the same device.
+            device: Where its weights go.
+
+        Raises:
+            ValueError: If a file is missing, damaged or of another codec.
+        """
+        folder = Path(folder)
+        codec = cls(load_toml(folder / CONFIG, CodecConfig), encoder)
+        for part, module in codec.parts().items():
+            fill(module, folder / f"{part}.safetensors")
+        return codec.to(device)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return what has weights of its own, by the names of their files."""
+        return {"tokenizer": self.tokenizer, "flow": self.flow, "vocoder": self.vocoder}
+
+
+class CodecStream:
+    """Speaks codes as they come: the chunks joined are what `Codec.decode` returns."""
+
+    def __init__(self, flow: FlowStream, vocoder: VocoderStream) -> None:
+        self.flow, self.vocoder = flow, vocoder
+
+    def push(self, codes: Tensor) -> Tensor:
+        """Take the next codes `(T,)` and return the samples that they settle, shape `(S,)`."""
+        return self.vocoder.push(self.flow.push(codes))
+
+    def finish(self) -> Tensor:
+        """Return the samples that were waiting for more codes, shape `(S,)`."""
+        return torch.cat([self.vocoder.push(self.flow.finish()), self.vocoder.finish()])
+
+
+def load_tokenizer(folder: str | Path) -> SpeechTokenizer:
+    """Load only the speech tokenizer of a codec's folder; nothing else of it need be trained yet."""
+    folder = Path(folder)
+    tokenizer = SpeechTokenizer(load_toml(folder / CONFIG, CodecConfig).tokenizer)
+    fill(tokenizer, folder / "tokenizer.safetensors")
+    return tokenizer.requires_grad_(False).eval()
+
+
+def fill(module: nn.Module, path: Path) -> None:
+    """Read a file of weights into a module.
+
+    Raises:
+        ValueError: If the file is missing, a Git LFS pointer, damaged, or of a module of other sizes.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: fetch the whole codec")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull'")
+    try:
+        module.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} does not fit {CONFIG} beside it ({reason}): fetch both again") from error
+
+
+def as_toml(config: CodecConfig) -> str:
+    """Write a config as TOML; JSON's numbers, strings and lists are TOML's too."""
+    lines = []
+    for name, value in config.model_dump(mode="json").items():
+        table = value if isinstance(value, dict) else None
+        lines.append(f"\n[{name}]" if table is not None else f"{name} = {json.dumps(value)}")
+        lines += [f"{key} = {json.dumps(setting)}" for key, setting in (table or {}).items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,124 @@
+"""What the tokenizer and the flow decoder are trained on, as pure functions: sums over frames.
+
+The tokenizer's codes have to carry words and the speaker-independent part of prosody; its letters are read by CTC
+(`objectives/likelihood.py`), the rest is here.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def relative_melody(f0: Tensor, num_frames: Tensor) -> Tensor:
+    """Return F0 in octaves from each clip's own median, 0 where unvoiced: what one voice can take from another.
+
+    Args:
+        f0: Hz, 0 where unvoiced, shape `(B, F)`.
+        num_frames: Valid frames per clip, shape `(B,)`.
+    """
+    voiced = (f0 > 0) & _inside(num_frames, f0.shape[1])
+    octaves = f0.clamp(min=1).log2()
+    median = torch.where(voiced, octaves, torch.nan).nanmedian(dim=1, keepdim=True).values
+    return torch.where(voiced, octaves - median, octaves.new_zeros(()))
+
+
+def relative_energy(mel: Tensor, num_frames: Tensor) -> Tensor:
+    """Return each frame's mean log-mel against its clip's mean, shape `(B, F)`.
+
+    Args:
+        mel: Natural log-mel, shape `(B, M, F)`.
+        num_frames: Valid frames per clip, shape `(B,)`.
+    """
+    known = _inside(num_frames, mel.shape[2])
+    energy = mel.mean(dim=1) * known
+    return (energy - energy.sum(dim=1, keepdim=True) / num_frames[:, None].clamp(min=1)) * known
+
+
+def prosody_losses(prosody: Tensor, f0: Tensor, mel: Tensor, num_frames: Tensor) -> dict[str, Tensor]:
+    """Compare what was read from codes with the clip's own melody, voicing and energy.
+
+    Args:
+        prosody: Melody, logit of voiced, energy, shape `(B, F, 3)`.
+        f0: Hz, 0 where unvoiced, shape `(B, F)`.
+        mel: Natural log-mel, shape `(B, M, F)`.
+        num_frames: Valid frames per clip, shape `(B,)`.
+
+    Returns:
+        Sums of absolute errors `melody` (octaves, over voiced frames) and `energy`, and of the cross-entropy `voiced`.
+    """
+    known = _inside(num_frames, f0.shape[1])
+    voiced = (f0 > 0) & known
+    melody, logit, energy = prosody.float().unbind(dim=-1)
+    return {
+        "melody": (melody - relative_melody(f0, num_frames))[voiced].abs().sum(),
+        "melody_targets": voiced.sum(),
+        "voiced": F.binary_cross_entropy_with_logits(logit[known], voiced[known].float(), reduction="sum"),
+        "energy": (energy - relative_energy(mel, num_frames))[known].abs().sum(),
+    }
+
+
+def disagreement(logits: Tensor, teacher_logits: Tensor, num_steps: Tensor) -> Tensor:
+    """Sum over steps the divergence of what is read from what the teacher reads; no gradient reaches the teacher.
+
+    CTC through a lattice that means nothing yet says too little about where a letter is; this says it step by step.
+
+    Args:
+        logits: Shape `(B, L, V)`.
+        teacher_logits: Shape `(B, L, V)`.
+        num_steps: Valid steps per clip, shape `(B,)`.
+    """
+    known = _inside(num_steps, logits.shape[1])
+    teacher = teacher_logits.detach().float().log_softmax(dim=-1)
+    divergence = F.kl_div(logits.float().log_softmax(dim=-1), teacher, reduction="none", log_target=True)
+    return (divergence.sum(dim=-1) * known).sum()
+
+
+def crowding(points: Tensor, num_codes: Tensor) -> Tensor:
+    """Measure how much of the lattice a batch leaves empty: dimensions that say the same, or hardly move.
+
+    Args:
+        points: In [-1, 1], shape `(B, T, D)`.
+        num_codes: Valid codes per clip, shape `(B,)`.
+
+    Returns:
+        The mean squared correlation of two dimensions, and what the spread of each lacks of an even use of its
+        levels; 0 where all is in use.
+    """
+    used = points[_inside(num_codes, points.shape[1])]  # (n, D)
+    centred = used - used.mean(dim=0)
+    spread = centred.square().mean(dim=0).clamp(min=1e-6).sqrt()  # (D,)
+    scaled = centred / spread
+    correlation = scaled.T @ scaled / len(scaled)
+    num_dims = points.shape[2]
+    others = (correlation.square().sum() - num_dims) / max(1, num_dims * (num_dims - 1))
+    return others.clamp(min=0) + (0.7 - spread).clamp(min=0).square().mean()
+
+
+def mel_loss(predicted: Tensor, mel: Tensor, num_frames: Tensor) -> Tensor:
+    """Sum over frames the mean absolute error of the bands of `(B, M, F)`."""
+    known = _inside(num_frames, mel.shape[2])
+    return ((predicted.float() - mel).abs().mean(dim=1) * known).sum()
+
+
+def flow_path(noise: Tensor, mel: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the straight path from noise to mel is at a time, and its velocity (Lipman et al. 2023).
+
+    Args:
+        noise: Shape `(B, N, W)`.
+        mel: Shape `(B, N, W)`.
+        time: From 0 to 1, shape `(B,)`.
+    """
+    share = time[:, None, None]
+    return (1 - share) * noise + share * mel, mel - noise
+
+
+def frame_errors(predicted: Tensor, wanted: Tensor, num_frames: Tensor, power: float) -> Tensor:
+    """Sum over valid frames the mean error `|.| ** power` of `(B, N, W)`; `num_frames` is `(B,)`."""
+    known = _inside(num_frames, wanted.shape[1])
+    return ((predicted.float() - wanted).abs().pow(power).mean(dim=2) * known).sum()
+
+
+def _inside(num: Tensor, length: int) -> Tensor:
+    return torch.arange(length, device=num.device) < num[:, None]

@@ -1,0 +1,390 @@
+"""The codec's tokenizer and flow decoder as tasks: what trains, on which losses, and how it is measured.
+
+    tristep train recipes/nano/0_codec_tokenizer.toml --out runs/tokenizer
+    tristep train recipes/nano/0_codec_flow.toml --out runs/flow
+
+The flow decoder learns from the codes of a trained tokenizer, which are computed once before the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tristep.backbone.checkpoints import load_backbone, load_encoder
+from tristep.backbone.model import Backbone
+from tristep.codec.flow import Flow
+from tristep.codec.objective import (
+    crowding,
+    disagreement,
+    flow_path,
+    frame_errors,
+    mel_loss,
+    prosody_losses,
+    relative_melody,
+)
+from tristep.codec.speaker import SpeakerEncoder
+from tristep.codec.tokenizer import CodeReader, Reading, SpeechTokenizer, Tokenized
+from tristep.config import CodecConfig, Settings, TokenizerConfig, load_codec_config
+from tristep.objectives.likelihood import ctc_loss
+from tristep.text import LETTERS, word_errors
+from tristep.training import distributed
+from tristep.training.checkpoints import load_trained
+from tristep.training.codec_batches import (
+    ClipSettings,
+    FlowBatch,
+    HeardClips,
+    VoicedCrops,
+    VoicedCropSettings,
+    hear,
+    in_groups,
+    tokenize_clips,
+    weights_digest,
+    whole_clip_batches,
+)
+from tristep.training.mixture import CorpusSettings
+from tristep.training.settings import LoopSettings, OptimSettings
+from tristep.training.speech import CodecBatch, SpeechSource, read_clips
+from tristep.training.step import Task, means
+from tristep.training.supervised import train
+
+EVALUATION_CROPS = 48
+"""Held-out stretches that the flow decoder is measured on."""
+
+
+class TokenizerLossSettings(Settings):
+    """Weights of what is read from the codes, each per frame of 10 ms or per letter."""
+
+    letters: float = 4.0
+    early_letters: float = 3.0
+    agreement: float = 8.0
+    """Of the letters read after the lattice with those read before it, per step of 40 ms."""
+    melody: float = 20.0
+    voiced: float = 1.0
+    energy: float = 0.5
+    mel: float = 1.0
+    crowding: float = 10.0
+    """Of codes that leave room in the lattice; per frame of 10 ms."""
+
+
+class TokenizerRecipe(Settings):
+    """One run of the tokenizer."""
+
+    part: Literal["tokenizer"]
+    codec: str = "codec-nano"
+    """A codec config: its name, or a .toml file."""
+    encoder: str = "nano"
+    """The weights whose frozen encoder the tokenizer stands on."""
+    speaker: str
+    """Weights of CAM++, which says whose voice the reader may take for granted."""
+    teacher: str | None = None
+    """Weights whose adaptor reads letters from the same frames: both halves learn to agree with it, and the half after
+    the lattice with the half before it if not given."""
+    start: str | None = None
+    """The folder of an earlier run, whose trained weights this one goes on from."""
+    lr: float
+    data: ClipSettings
+    loss: TokenizerLossSettings = TokenizerLossSettings()
+    optim: OptimSettings
+    loop: LoopSettings = LoopSettings()
+
+
+class FlowLossSettings(Settings):
+    """Weights of the flow decoder's losses."""
+
+    guess: float = 1.0
+    """Of the code encoder's first guess of the mel, beside the flow's 1."""
+    dropped: float = 0.2
+    """Share of the stretches whose estimator learns without its condition, for guidance."""
+
+
+class FlowRecipe(Settings):
+    """One run of the flow decoder."""
+
+    part: Literal["flow"]
+    codec: str = "codec-nano"
+    """A codec config: its name, or a .toml file."""
+    encoder: str = "nano"
+    """The weights whose frozen encoder the tokenizer stands on."""
+    speaker: str
+    """Weights of CAM++."""
+    tokenizer: str
+    """Weights of the tokenizer: a `tokenizer.safetensors`."""
+    start: str | None = None
+    """The folder of an earlier run, whose trained weights this one goes on from."""
+    lr: float
+    data: VoicedCropSettings
+    loss: FlowLossSettings = FlowLossSettings()
+    optim: OptimSettings
+    loop: LoopSettings = LoopSettings()
+
+
+class TokenizerTrainee(nn.Module):
+    """The tokenizer and the reader that teaches it."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.tokenizer = SpeechTokenizer(config)
+        self.reader = CodeReader(config, len(LETTERS))
+
+    def forward(self, batch: CodecBatch) -> tuple[Tokenized, Reading]:
+        """Tokenize a batch of whole clips and read the codes back."""
+        assert batch.frames is not None
+        assert batch.listening_mel is not None
+        assert batch.voice is not None
+        num_frames = batch.num_mel_frames // 2
+        tokenized = self.tokenizer(batch.frames, batch.listening_mel, num_frames)
+        return tokenized, self.reader(tokenized, batch.voice)
+
+
+def tokenizer_losses(
+    trainee: nn.Module, batch: CodecBatch, weights: TokenizerLossSettings, teacher: Backbone | None = None
+) -> dict[str, Tensor]:
+    """Compute the weighted sum of the reader's losses, per frame of 10 ms, and its parts."""
+    tokenized, reading = trainee(batch)
+    parts = reading_losses(reading, batch) | agreement(reading, batch, teacher)
+    parts["crowding"] = crowding(tokenized.points, tokenized.num_codes) * batch.num_mel_frames.sum()
+    total = sum(weight * parts[name] for name, weight in weights.model_dump().items())
+    return {"loss": torch.as_tensor(total), "num_targets": batch.num_mel_frames.sum(), **parts}
+
+
+def reading_losses(reading: Reading, batch: CodecBatch) -> dict[str, Tensor]:
+    """Compare what was read with letters, prosody and mel of the clips, as sums over their targets."""
+    assert batch.letters is not None
+    assert batch.num_letters is not None
+    num_frames = batch.num_mel_frames // 2 * 2
+    length = int(num_frames.max())
+    mel = batch.mel[:, :, :length]
+    return {
+        "letters": ctc_loss(reading.letters, reading.num_steps, batch.letters, batch.num_letters),
+        "letters_targets": batch.num_letters.sum(),
+        "early_letters": ctc_loss(reading.early_letters, reading.num_steps, batch.letters, batch.num_letters),
+        "early_letters_targets": batch.num_letters.sum(),
+        "mel": mel_loss(reading.mel[:, :, :length], mel, num_frames),
+        **prosody_losses(reading.prosody[:, :length], batch.f0[:, :length], mel, num_frames),
+    }
+
+
+@torch.no_grad()
+def taught_letters(teacher: Backbone, batch: CodecBatch, num_steps: int) -> Tensor:
+    """Return the logits `(B, L, V + 1)` of the letters that a teacher's adaptor reads."""
+    assert batch.frames is not None
+    logits = teacher.adapt(batch.frames, batch.num_mel_frames // 2).letter_logits
+    if logits is None:
+        raise ValueError("the teacher's adaptor reads no letters: give weights whose adaptor is of the ctc kind")
+    return F.pad(logits[:, :num_steps], (0, 0, 0, max(0, num_steps - logits.shape[1])))
+
+
+def agreement(reading: Reading, batch: CodecBatch, teacher: Backbone | None) -> dict[str, Tensor]:
+    """Sum over steps how far the letters read from codes are from those that are better known."""
+    if teacher is None:
+        total = disagreement(reading.letters, reading.early_letters, reading.num_steps)
+    else:
+        known = taught_letters(teacher, batch, reading.letters.shape[1])
+        total = disagreement(reading.letters, known, reading.num_steps)
+        total = total + disagreement(reading.early_letters, known, reading.num_steps) / 2
+    return {"agreement": total, "agreement_targets": reading.num_steps.sum()}
+
+
+def evaluate_tokenizer(trainee: nn.Module, dev: Sequence[CodecBatch]) -> dict[str, float]:
+    """Measure what the codes carry on held-out clips.
+
+    Returns:
+        The losses' parts; `letter_error_rate` of greedy CTC; `melody_correlation` over voiced frames;
+        `code_entropy_bits` and `codes_used`, the share of the codebook that occurs.
+    """
+    assert isinstance(trainee, TokenizerTrainee)
+    device = trainee.reader.letters.weight.device
+    sums: dict[str, float] = {}
+    spelt: list[tuple[list[int], list[int]]] = []
+    early: list[tuple[list[int], list[int]]] = []
+    melodies: list[Tensor] = []
+    counts = torch.zeros(trainee.tokenizer.lattice.size, dtype=torch.long)
+    for batch in (clips.to(device) for clips in dev):
+        tokenized, reading = trainee(batch)
+        parts = reading_losses(reading, batch) | {"num_targets": batch.num_mel_frames.sum()}
+        sums = {name: sums.get(name, 0.0) + float(value) for name, value in parts.items()}
+        spelt += zip(true_letters(batch), read_letters(reading.letters, reading.num_steps), strict=True)
+        early += zip(true_letters(batch), read_letters(reading.early_letters, reading.num_steps), strict=True)
+        melodies.append(voiced_melodies(reading, batch))
+        for codes, num in zip(tokenized.codes, tokenized.num_codes.tolist(), strict=True):
+            counts += codes[:num].cpu().bincount(minlength=len(counts))
+    return {
+        **means(sums),
+        "letter_error_rate": letter_error_rate(spelt),
+        "early_letter_error_rate": letter_error_rate(early),
+        "melody_correlation": float(torch.corrcoef(torch.cat(melodies, dim=1))[0, 1]),
+        "code_entropy_bits": float(torch.special.entr(counts / counts.sum()).sum()) / math.log(2),
+        "codes_used": float((counts > 0).double().mean()),
+    }
+
+
+def true_letters(batch: CodecBatch) -> list[list[int]]:
+    """Split a batch's letters by clip."""
+    assert batch.letters is not None
+    assert batch.num_letters is not None
+    return [letters.tolist() for letters in torch.split(batch.letters, batch.num_letters.tolist())]
+
+
+def read_letters(logits: Tensor, num_steps: Tensor) -> list[list[int]]:
+    """Decode the letters of every clip greedily."""
+    best = logits.argmax(dim=-1).cpu()
+    rows = [row[:num].unique_consecutive().tolist() for row, num in zip(best, num_steps.tolist(), strict=True)]
+    return [[letter for letter in row if letter < len(LETTERS)] for row in rows]
+
+
+def letter_error_rate(spelt: Sequence[tuple[list[int], list[int]]]) -> float:
+    """Count edits of letters per letter; clips without letters are left out."""
+    counted = [
+        word_errors(" ".join(map(str, true)), " ".join(map(str, heard))) for true, heard in spelt if true
+    ]  # each letter is a "word"
+    return sum(clip.num_errors for clip in counted) / max(1, sum(clip.num_units for clip in counted))
+
+
+def voiced_melodies(reading: Reading, batch: CodecBatch) -> Tensor:
+    """Gather the true and the read melody of all voiced frames, shape `(2, n)`."""
+    num_frames = batch.num_mel_frames // 2 * 2
+    f0 = batch.f0[:, : int(num_frames.max())]
+    known = torch.arange(f0.shape[1], device=f0.device) < num_frames[:, None]
+    voiced = (f0 > 0) & known
+    read = reading.prosody[:, : f0.shape[1], 0].float()
+    return torch.stack([relative_melody(f0, num_frames)[voiced], read[voiced]]).cpu()
+
+
+class FlowTrainee(nn.Module):
+    """The flow decoder under the name that its weights are saved by."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.flow = Flow(config.flow, config.tokenizer)
+
+
+def flow_losses(trainee: nn.Module, batch: FlowBatch, weights: FlowLossSettings) -> dict[str, Tensor]:
+    """Compute the flow decoder's losses as sums over pairs of frames, at random times and for random noise."""
+    B, device = len(batch.codes), batch.codes.device
+    # As many early times as the steps of decoding take.
+    time = 1 - torch.cos(torch.rand(B, device=device) * math.pi / 2)
+    dropped = torch.rand(B, device=device) < weights.dropped
+    noise = torch.randn(B, batch.mel.shape[2] // 2, 2 * batch.mel.shape[1], device=device)
+    return velocity_losses(trainee, batch, noise, time, dropped, weights.guess)
+
+
+def velocity_losses(
+    trainee: nn.Module, batch: FlowBatch, noise: Tensor, time: Tensor, dropped: Tensor, guess_weight: float
+) -> dict[str, Tensor]:
+    """Compare the estimated with the straight path's velocity, and the first guess with the mel."""
+    assert isinstance(trainee, FlowTrainee)
+    flow, num_pairs = trainee.flow, batch.num_mel_frames // 2
+    mel = flow.scaled(batch.mel)
+    manner = flow.manner_encoder(batch.voice, batch.reference_mel, batch.num_reference_frames, batch.prosody)
+    noisy, wanted = flow_path(noise, mel, time)
+    estimated = flow.velocity(noisy, time, batch.codes, manner, dropped)
+    error = frame_errors(estimated.velocity, wanted, num_pairs, power=2)
+    guess = frame_errors(estimated.guess, mel, num_pairs, power=1)
+    return {"loss": error + guess_weight * guess, "num_targets": num_pairs.sum(), "flow": error, "guess": guess}
+
+
+def evaluate_flow(trainee: nn.Module, dev: Sequence[FlowBatch]) -> dict[str, float]:
+    """Measure the losses on held-out stretches at fixed times and noise, each with its condition."""
+    sums: dict[str, float] = {}
+    generator = torch.Generator().manual_seed(0)
+    device = next(trainee.parameters()).device
+    for batch in dev:
+        noise = torch.randn(len(batch.codes), batch.mel.shape[2] // 2, 2 * batch.mel.shape[1], generator=generator)
+        time = torch.linspace(0.02, 0.98, len(batch.codes))
+        dropped = torch.zeros(len(batch.codes), dtype=torch.bool, device=device)
+        losses = velocity_losses(trainee, batch.to(device), noise.to(device), time.to(device), dropped, 1.0)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return means(sums)
+
+
+def run_tokenizer(recipe: TokenizerRecipe, out: Path, steps: int | None, data_root: Path) -> dict[str, float]:
+    """Train the tokenizer."""
+    config = load_codec_config(recipe.codec)
+    heard, dev = heard_corpora(recipe, config.tokenizer, data_root)
+    torch.manual_seed(recipe.optim.seed)
+    trainee = TokenizerTrainee(config.tokenizer)
+    batch_at = whole_clip_batches(heard, recipe.data.batch_s, recipe.optim)
+    teacher = load_teacher(recipe.teacher) if recipe.teacher else None
+    losses = partial(tokenizer_losses, weights=recipe.loss, teacher=teacher)
+    evaluate = partial(evaluate_tokenizer, dev=in_groups(dev))
+    return run_task(trainee, recipe, losses, batch_at, evaluate, out, steps)
+
+
+def run_flow(recipe: FlowRecipe, out: Path, steps: int | None, data_root: Path) -> dict[str, float]:
+    """Train the flow decoder on the codes of a trained tokenizer."""
+    config = load_codec_config(recipe.codec)
+    heard, dev = heard_corpora(recipe, config.tokenizer, data_root)
+    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+    crops, dev_crops = (
+        VoicedCrops(clips, tokenize_clips(clips, tokenizer), recipe.data, config.flow.lookahead,
+                    tokenizer.mel_frames_per_code) for clips in (heard, dev)
+    )  # fmt: skip
+    torch.manual_seed(recipe.optim.seed)
+    num_batches = -(-EVALUATION_CROPS // recipe.data.num_crops)
+    held_out = [dev_crops.draw(np.random.default_rng([0, number])) for number in range(num_batches)]
+
+    def batch_at(step: int, micro: int, rank: int, world_size: int) -> FlowBatch:
+        return crops.draw(np.random.default_rng([recipe.optim.seed, step, micro, rank]))
+
+    losses = partial(flow_losses, weights=recipe.loss)
+    return run_task(FlowTrainee(config), recipe, losses, batch_at, partial(evaluate_flow, dev=held_out), out, steps)
+
+
+def run_task(
+    trainee: nn.Module,
+    recipe: TokenizerRecipe | FlowRecipe,
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    batch_at: Callable[[int, int, int, int], Any],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    out: Path,
+    steps: int | None,
+) -> dict[str, float]:
+    """Run the loop on a part, from the start that its recipe names."""
+    if recipe.start:
+        load_trained(trainee, Path(recipe.start) / "trained.safetensors")
+    trainee.to("cuda" if torch.cuda.is_available() else "cpu")
+    groups = [{"name": recipe.part, "params": list(trainee.parameters()), "lr": recipe.lr}]
+    return train(Task(trainee, losses, batch_at, evaluate, groups), recipe.optim, recipe.loop, out, steps)
+
+
+def heard_corpora(
+    recipe: TokenizerRecipe | FlowRecipe, config: TokenizerConfig, data_root: Path
+) -> tuple[HeardClips, HeardClips]:
+    """Read a recipe's corpora and held-out corpora, and let the frozen models hear what is new in them."""
+    distributed.start()
+    encoder = load_encoder(recipe.encoder)
+    speaker = SpeakerEncoder.load(recipe.speaker)
+
+    def heard(corpora: Sequence[CorpusSettings]) -> HeardClips:
+        clips = read_clips(corpora, data_root, recipe.data.max_duration_s)
+        source = SpeechSource(clips, data_root / "speech")
+        return hear(source, encoder, weights_digest(encoder), speaker, config)
+
+    with distributed.leader_first():
+        return heard(recipe.data.corpora), heard(recipe.data.dev)
+
+
+def load_teacher(name: str) -> Backbone:
+    """Load a backbone whose adaptor teaches letters."""
+    backbone, _ = load_backbone(name, "cuda" if torch.cuda.is_available() else "cpu")
+    return backbone.eval().requires_grad_(False)
+
+
+def load_tokenizer(config: TokenizerConfig, path: Path) -> SpeechTokenizer:
+    """Load trained weights of a tokenizer, to use and not to train it."""
+    if not path.is_file():
+        raise ValueError(f"there is no tokenizer {str(path)!r}: train it first, or name its tokenizer.safetensors")
+    tokenizer = SpeechTokenizer(config)
+    tokenizer.load_state_dict(load_file(path))
+    return tokenizer.eval().requires_grad_(False)
