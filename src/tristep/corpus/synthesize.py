@@ -5,6 +5,10 @@ faster than real time on one core. Piper is a fast single voice, Kokoro a bank o
 tensors can be mixed into new ones. Each clip draws its own voice, speed and pitch, all written to the
 manifest, so that the labels are exact by construction.
 
+To learn to speak, clips in named voices are wanted instead, and with `--style-labels` also clips said slowly, fast,
+low, high, quietly, loudly, with pauses or in a whisper, whole or from a cue on, each with an instruction that asks
+for it (`tristep.corpus.restyle` says how).
+
 The phonemes come from espeak-ng (GPL-3): it is used to *make* data and is no dependency of the package.
 Install it with `pip install phonemizer-fork espeakng-loader onnxruntime`.
 """
@@ -13,8 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,16 @@ import soundfile
 import soxr
 from rich.progress import track
 
-LISTEN_HZ = 16_000
+from tristep.audio import LISTEN_HZ
+from tristep.corpus.annotate import cue, instruction
+from tristep.corpus.restyle import INLINE, Delivery, deliver, draw_styles, joined, pieces, restyle, trimmed
+
+MAX_PAUSED_WORDS = 7
+"""Phrases said with pauses are broken until they have no more words."""
+INLINE_SHARE = 0.4
+"""Share of the texts with several phrases that get a cue."""
+PAUSE_SHARE = 0.35
+"""Share of the cues that ask for a long pause; the rest change the style."""
 MAX_KOKORO_TOKENS = 505
 """Kokoro's style bank has one row per number of tokens, at most 510 with the two boundaries."""
 
@@ -72,16 +85,24 @@ class Piper:
         self.session = onnx_session(model)
         self.phonemes = Phonemes(self.settings["espeak"]["voice"])
         self.voice = f"piper_{model.name.split('.')[0]}"
+        self.voices = (self.voice,)
 
     def read(self, text: str, rng: np.random.Generator) -> Reading | None:
         """Read one sentence at a random pace and liveliness."""
         speed = float(rng.uniform(0.75, 1.35))
+        return self._said(text, speed, rng.uniform(0.5, 0.9), rng.uniform(0.6, 1.0))
+
+    def say(self, text: str, voice: str, speed: float) -> Reading | None:
+        """Say a phrase at a given pace."""
+        return self._said(text, speed, 0.667, 0.8)
+
+    def _said(self, text: str, speed: float, noise: float, phoneme_noise: float) -> Reading:
         table = self.settings["phoneme_id_map"]
         ids = list(table["^"])
         for symbol in self.phonemes(text):
             ids += table["_"] + table.get(symbol, [])
         ids += table["_"] + table["$"]
-        scales = np.array([rng.uniform(0.5, 0.9), 1 / speed, rng.uniform(0.6, 1.0)], np.float32)
+        scales = np.array([noise, 1 / speed, phoneme_noise], np.float32)
         inputs = {"input": np.array([ids]), "input_lengths": np.array([len(ids)]), "scales": scales}
         waveform = self.session.run(None, inputs)[0].reshape(-1)
         return Reading(waveform, self.settings["audio"]["sample_rate"], self.voice, speed)
@@ -106,10 +127,18 @@ class Kokoro:
         weight = float(rng.choice([1.0, rng.uniform(0.3, 0.9)]))
         style = weight * self.voices[first] + (1 - weight) * self.voices[second]
         voice = first if weight == 1 else f"{first}*{weight:.2f}+{second}*{1 - weight:.2f}"
+        return self._said(text, voice, style, float(rng.uniform(0.8, 1.3)))
+
+    def say(self, text: str, voice: str, speed: float) -> Reading | None:
+        """Say a phrase in one voice of the bank at a given pace; None if it is too long."""
+        if voice not in self.voices:
+            raise ValueError(f"Kokoro has no voice {voice!r}: expected one of {', '.join(sorted(self.voices))}")
+        return self._said(text, voice, self.voices[voice], speed)
+
+    def _said(self, text: str, voice: str, style: np.ndarray, speed: float) -> Reading | None:
         tokens = [self.vocab[symbol] for symbol in self.phonemes(text) if symbol in self.vocab]
         if not 0 < len(tokens) <= MAX_KOKORO_TOKENS:
             return None
-        speed = float(rng.uniform(0.8, 1.3))
         inputs = {
             "tokens": np.array([[0, *tokens, 0]]),
             "style": style[len(tokens)][None].astype(np.float32),
@@ -125,8 +154,86 @@ def to_listening_rate(reading: Reading, pitch: float) -> np.ndarray:
     return np.asarray(waveform / max(peak, 1e-4) * 0.7, np.float32)
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip and what its manifest row says of it beyond the usual."""
+
+    waveform: np.ndarray
+    labels: dict[str, Any]
+
+
+Perform = Callable[[str, np.random.Generator], Clip | None]
+"""Reads one text, drawing what is left to chance; None if it can't be read."""
+
+
+def in_new_voices(teacher: Any) -> Perform:
+    """Perform for listening: at 16 kHz, every clip in a mixed voice and at a pitch of its own."""
+
+    def perform(text: str, rng: np.random.Generator) -> Clip | None:
+        if (reading := teacher.read(text, rng)) is None:
+            return None
+        pitch = float(rng.uniform(0.88, 1.14))
+        labels = {"speaker": f"{reading.voice}@{pitch:.2f}", "source": f"synthetic: {reading.voice}"}
+        return Clip(to_listening_rate(reading, pitch), labels | {"speed": round(reading.speed, 3)})
+
+    return perform
+
+
+def in_named_voices(teacher: Any, voices: Sequence[str], sample_rate: int, style_labels: bool) -> Perform:
+    """Perform for speaking: in the named voices as they are, with known styles if asked for."""
+
+    def perform(text: str, rng: np.random.Generator) -> Clip | None:
+        voice = str(rng.choice(voices))
+        styles = draw_styles(rng) if style_labels else []
+        delivery = Delivery()
+        for style in styles:
+            delivery = deliver(style, rng, delivery)
+        parts = pieces(text, MAX_PAUSED_WORDS) if "pauses" in styles else pieces(text)
+        inline, place = None, len(parts)
+        if style_labels and len(parts) > 1 and rng.random() < INLINE_SHARE:
+            changes = [style for style in INLINE if style not in styles]
+            inline = "long pause" if rng.random() < PAUSE_SHARE else str(rng.choice(changes))
+            place = int(rng.integers(1, len(parts)))
+        waveform = _performed(teacher, voice, parts, delivery, inline, place, sample_rate, rng)
+        if waveform is None:
+            return None
+        labels: dict[str, Any] = {"speaker": voice, "source": f"synthetic: {voice}", "speed": round(delivery.speed, 3)}
+        if style_labels:
+            cued = [*parts[:place], *([f"({cue(inline, rng)})"] if inline else []), *parts[place:]]
+            numbers = {
+                name: value if isinstance(value, bool) else round(value, 3) for name, value in asdict(delivery).items()
+            }
+            labels |= {"styles": styles, "inline": inline, "delivery": numbers}
+            labels |= {"instruction": instruction(styles, rng), "cued_text": " ".join(cued)}
+        return Clip(waveform, labels)
+
+    return perform
+
+
+def _performed(
+    teacher: Any, voice: str, parts: Sequence[str], delivery: Delivery, inline: str | None, place: int,
+    sample_rate: int, rng: np.random.Generator,
+) -> np.ndarray | None:  # fmt: skip
+    """Say phrases, those from `place` on as the cue asks; phrases of one breath are said in one go."""
+    changed = deliver(inline, rng, delivery) if inline and inline != "long pause" else delivery
+    breaths = [(part, delivery if index < place else changed) for index, part in enumerate(parts)]
+    if not delivery.pause_s:
+        halves = [(parts[:place], delivery), (parts[place:], changed)]
+        breaths = [(" ".join(half), how) for half, how in halves if half]
+    readings, silences_s = [], []
+    for text, how in breaths:
+        if (reading := teacher.say(text, voice, how.speed)) is None:
+            return None
+        waveform = soxr.resample(reading.waveform, reading.sample_rate, sample_rate)
+        readings.append(restyle(trimmed(waveform, sample_rate), sample_rate, how, rng))
+        silences_s.append(float(rng.uniform(0.1, 0.25)) / how.speed + how.pause_s)
+    if inline == "long pause":
+        silences_s[place - 1 if delivery.pause_s else 0] += float(rng.uniform(0.8, 1.4))
+    return joined(readings, silences_s[:-1], sample_rate)
+
+
 def synthesize(
-    sentences: list[tuple[str, str]], teacher: Piper | Kokoro, out: Path, seed: int
+    sentences: list[tuple[str, str]], perform: Perform, out: Path, seed: int, sample_rate: int = LISTEN_HZ
 ) -> Iterator[dict[str, Any]]:
     """Read each `(id, text)` to `out/audio/ID.flac` and yield its manifest row.
 
@@ -135,26 +242,13 @@ def synthesize(
     (out / "audio").mkdir(parents=True, exist_ok=True)
     for index, (name, text) in enumerate(sentences):
         path = out / "audio" / f"{name}.flac"
-        rng = np.random.default_rng([seed, index])
-        if path.exists() or (reading := teacher.read(text, rng)) is None:
+        if path.exists() or (clip := perform(text, np.random.default_rng([seed, index]))) is None:
             continue
-        pitch = float(rng.uniform(0.88, 1.14))
-        waveform = to_listening_rate(reading, pitch)
         partial = path.with_suffix(".partial")
-        soundfile.write(partial, waveform, LISTEN_HZ, format="FLAC")
+        soundfile.write(partial, clip.waveform, sample_rate, format="FLAC")
         partial.rename(path)
-        yield {
-            "id": name,
-            "audio": f"audio/{name}.flac",
-            "text": text,
-            "speaker": f"{reading.voice}@{pitch:.2f}",
-            "language": "en",
-            "duration": round(len(waveform) / LISTEN_HZ, 3),
-            "sample_rate": LISTEN_HZ,
-            "split": "train",
-            "source": f"synthetic: {reading.voice}",
-            "speed": round(reading.speed, 3),
-        }
+        row = {"id": name, "audio": f"audio/{name}.flac", "text": text, "language": "en", "split": "train"}
+        yield row | {"duration": round(len(clip.waveform) / sample_rate, 3), "sample_rate": sample_rate} | clip.labels
 
 
 def main() -> None:
@@ -164,12 +258,22 @@ def main() -> None:
     parser.add_argument("--teacher", choices=["piper", "kokoro"], required=True)
     parser.add_argument("--model", type=Path, required=True, help="Piper's .onnx file, or Kokoro's folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest.jsonl")
+    parser.add_argument("--voices", help="named voices as they are, separated by commas, or `all`; else new ones")
+    parser.add_argument("--sample-rate", type=int, default=LISTEN_HZ, help="Hz, for named voices")
+    parser.add_argument("--style-labels", action="store_true", help="known styles, with instructions and cues")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lines = options.sentences.read_text().splitlines()
     sentences = [(name, text) for name, text in (line.split("\t", 1) for line in lines)]
     teacher = (Piper if options.teacher == "piper" else Kokoro)(options.model)
-    rows = synthesize(sentences, teacher, options.out, options.seed)
+    if options.voices:
+        voices = sorted(teacher.voices) if options.voices == "all" else options.voices.split(",")
+        perform = in_named_voices(teacher, voices, options.sample_rate, options.style_labels)
+    elif options.style_labels or options.sample_rate != LISTEN_HZ:
+        parser.error("--style-labels and --sample-rate are for named voices: add --voices all, or some of them")
+    else:
+        perform = in_new_voices(teacher)
+    rows = synthesize(sentences, perform, options.out, options.seed, options.sample_rate)
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "manifest.jsonl").open("a") as manifest:
         for row in track(rows, total=len(sentences), description=f"{options.teacher} reads"):
