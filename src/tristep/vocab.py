@@ -31,6 +31,7 @@ CONTROL = (
     *("turn_start", "turn_end", "audio_start", "audio_end", "audio_slot", "tts_start", "tts_end", "tts_pad"),
     *("think_start", "think_end", "nospeech"),
     *(f"lang_{language}" for language in LANGUAGES),
+    *(f"{feature}_{degree}" for feature in ("pace", "pitch", "volume") for degree in range(1, 6)),
 )
 NUM_CONTROL_ROWS = 128
 """Rows kept for control tokens in the `plain` and `chatml` layouts, so that new ones don't move the codes."""

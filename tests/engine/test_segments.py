@@ -12,7 +12,7 @@ from tristep.engine.segments import (
     FRAME_SIZE,
     MAX_SEGMENT_S,
     Segmenter,
-    Speech,
+    Stretch,
     quietest,
     speech_bounds,
     speech_segments,
@@ -39,7 +39,7 @@ def noises() -> dict[str, Tensor]:
     }
 
 
-def spans(segments: list[Speech]) -> list[tuple[float, float]]:
+def spans(segments: list[Stretch]) -> list[tuple[float, float]]:
     return [(segment.start_s, segment.end_s) for segment in segments]
 
 

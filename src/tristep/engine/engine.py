@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -18,8 +19,10 @@ from tristep.backbone.checkpoints import load_backbone
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
+from tristep.codec.voice import Voice
 from tristep.engine.sampling import Completion, greedy
-from tristep.engine.segments import Segmenter, Speech
+from tristep.engine.segments import Segmenter, Stretch
+from tristep.engine.talking import Speech, SpeechStream, Talker
 from tristep.modes.asr.data import INSTRUCTIONS, Style
 from tristep.modes.asr.decoding import FinishReason
 from tristep.modes.mode import ASR
@@ -136,8 +139,18 @@ def main_language(segments: Sequence[Segment]) -> str | None:
 class Engine:
     """A backbone at work. It holds no state between calls."""
 
-    def __init__(self, backbone: Backbone, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self, backbone: Backbone, tokenizer: TextTokenizer, talker: Callable[[], Talker] | None = None
+    ) -> None:
+        """Put a backbone to work.
+
+        Args:
+            backbone: Weights that serve the ASR mode.
+            tokenizer: Its text tokenizer.
+            talker: Loads what speaks, when it is first asked to.
+        """
         merge_low_rank(backbone)
+        self._load_talker = talker
         self.backbone = backbone.eval()
         self.chat = Chat(backbone.vocab, tokenizer)
 
@@ -154,10 +167,25 @@ class Engine:
         Raises:
             ValueError: If there are none, or they are damaged.
         """
-        engine = cls(*load_backbone(name, device))
+        engine = cls(*load_backbone(name, device, mode="asr"), partial(Talker.load, name, device))
         for part in (engine.backbone.decoder, engine.backbone.embedding, engine.backbone.head):
             part.to(dtype)
         return engine
+
+    @cached_property
+    def talker(self) -> Talker:
+        """What speaks."""
+        if self._load_talker is None:
+            raise ValueError("this engine was built to listen only: load it by `Engine.load` to make it speak")
+        return self._load_talker()
+
+    def speak(self, text: str, voice: str | Voice | None = None, **settings: Any) -> Speech:
+        """Say a text of any length; takes what `Talker.speak` takes."""
+        return self.talker.speak(text, voice, **settings)
+
+    def stream_speech(self, text: str, voice: str | Voice | None = None, **settings: Any) -> SpeechStream:
+        """Say a text and yield its sound as it comes; takes what `Talker.stream_speech` takes."""
+        return self.talker.stream_speech(text, voice, **settings)
 
     @overload
     def transcribe(  # type: ignore[overload-overlap]  # a str is also a sequence of str, and then one path
@@ -223,7 +251,7 @@ class Engine:
         yield from (hearing.result() for hearing in hearings)
 
     def _transcribe_window(
-        self, window: list[tuple[Hearing, int, Speech]], language: str | None, style: Style, batch_size: int
+        self, window: list[tuple[Hearing, int, Stretch]], language: str | None, style: Style, batch_size: int
     ) -> None:
         """Decode segments in batches of similar length, and put what they say where they belong."""
         window.sort(key=lambda entry: entry[2].duration_s)
@@ -253,7 +281,7 @@ class Engine:
         adapted = self.backbone.adapt(*self.backbone.encode_audio(mel, num_mel_frames))
         return adapted.flat(), adapted.shown.sum(dim=1).tolist()
 
-    def _segment(self, speech: Speech, completion: Completion) -> Segment:
+    def _segment(self, speech: Stretch, completion: Completion) -> Segment:
         """Read what was written for a stretch of speech."""
         written = ASR.decoding.parse(completion.tokens, self.backbone.vocab, self.chat.tokenizer)
         reason = completion.finish_reason or "stop"
@@ -270,7 +298,7 @@ class Engine:
 
 def listen(
     sources: Iterable[Source], hearings: deque[Hearing], on_progress: OnProgress
-) -> Iterator[tuple[Hearing, int, Speech]]:
+) -> Iterator[tuple[Hearing, int, Stretch]]:
     """Yield the speech of every source in turn; each appends its `Hearing`, which fills as it is read."""
     for source in sources:
         hearing = Hearing()

@@ -41,7 +41,7 @@ MIN_SPEECH, PAUSE = num_frames(MIN_SPEECH_S), num_frames(PAUSE_S) | 1
 
 
 @dataclass(frozen=True)
-class Speech:
+class Stretch:
     """A stretch of sound in which somebody speaks."""
 
     start_s: float
@@ -73,7 +73,7 @@ class Segmenter:
         self._probs: list[float] = []
         self._num_dropped = 0  # frames before the first one held
 
-    def push(self, chunk: Tensor) -> Iterator[Speech]:
+    def push(self, chunk: Tensor) -> Iterator[Stretch]:
         """Take the next samples, shape `(S,)`, and yield the stretches that they complete."""
         self.num_samples += len(chunk)
         joined = torch.cat([self._rest, chunk])
@@ -83,14 +83,14 @@ class Segmenter:
         for frame, prob in zip(frames, self.detector(frames), strict=True):
             yield from self._step(frame, prob)
 
-    def flush(self) -> Iterator[Speech]:
+    def flush(self) -> Iterator[Stretch]:
         """Yield what the end of the sound completes."""
         if len(self._rest):
             padded = F.pad(self._rest, (0, FRAME_SIZE - len(self._rest)))
             yield from self._step(self._rest, *self.detector(padded[None]))
         yield from self._cut(len(self._frames))
 
-    def _step(self, frame: Tensor, prob: float) -> Iterator[Speech]:
+    def _step(self, frame: Tensor, prob: float) -> Iterator[Stretch]:
         """Take one frame and decide whether a segment ends here."""
         self.max_prob = max(self.max_prob, prob)
         self._frames.append(frame)
@@ -100,13 +100,13 @@ class Segmenter:
         elif len(self._frames) == MAX_FRAMES:
             yield from self._cut(quietest(self._probs))
 
-    def _cut(self, end: int) -> Iterator[Speech]:
+    def _cut(self, end: int) -> Iterator[Stretch]:
         """Yield the speech before frame `end`, if there is any, and keep what comes after it."""
         first, last = speech_bounds(self._probs[:end])
         if last - first >= MIN_SPEECH:
             first, last = max(0, first - MARGIN), min(end, last + MARGIN)
             start_s = (self._num_dropped + first) * FRAME_SIZE / LISTEN_HZ
-            yield Speech(start_s, torch.cat(self._frames[first:last]))
+            yield Stretch(start_s, torch.cat(self._frames[first:last]))
         del self._frames[:end], self._probs[:end]
         self._num_dropped += end
 
@@ -125,7 +125,7 @@ def quietest(probs: list[float]) -> int:
     return half + int(means.argmin()) + PAUSE // 2
 
 
-def speech_segments(chunks: Iterable[Tensor]) -> Iterator[Speech]:
+def speech_segments(chunks: Iterable[Tensor]) -> Iterator[Stretch]:
     """Cut a stream of chunks `(S,)` at `LISTEN_HZ` into stretches of speech of at most `MAX_SEGMENT_S`."""
     segmenter = Segmenter()
     for chunk in chunks:

@@ -1,0 +1,104 @@
+"""Speaking a batch of texts: one pass over the prompts, then one token a step for every row.
+
+Each row draws from its own generator, so what it says follows from its seed and never from its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tristep.backbone.model import Backbone
+from tristep.engine.sampling import kept_rows, prefill
+from tristep.modes.tts.decoding import Recital, allowed_mask
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 1 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"sampling has temperature {self.temperature}, top_k {self.top_k} and top_p {self.top_p}: expected a "
+                "temperature of at least 0, top_k of at least 1, and top_p above 0 and at most 1"
+            )
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw one index by logits `(V,)`, among the most probable ones; the best one at temperature 0."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    best, indices = logits.float().topk(min(sampling.top_k, len(logits)))
+    probs = (best / sampling.temperature).softmax(dim=-1)
+    probs = probs * (probs.cumsum(dim=-1) - probs < sampling.top_p)  # the first one always stays
+    return int(indices[torch.multinomial(probs.cpu(), 1, generator=generator)])
+
+
+@torch.inference_mode()
+def recite(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    recitals: Sequence[Recital],
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> Iterator[None]:
+    """Speak all recitals to their ends; they fill as it goes, and each step yields once.
+
+    Args:
+        backbone: The model.
+        prompts: Token ids, one prompt a recital, of any lengths.
+        recitals: What is spoken.
+        seeds: The seed of each.
+        sampling: How codes are drawn.
+
+    Raises:
+        ValueError: If a text may take more tokens than the backbone reads.
+    """
+    cache = backbone.new_cache(len(prompts), reserved_positions(backbone, prompts, recitals))
+    hidden = prefill(backbone, prompts, None, cache)  # (B, D)
+    rows = list(zip(recitals, (torch.Generator().manual_seed(seed) for seed in seeds), strict=True))
+    while True:
+        choose(backbone, hidden, rows, sampling)
+        yield
+        places = [place for place, (recital, _) in enumerate(rows) if not recital.is_done]
+        if not places:
+            return
+        if len(places) < len(rows):
+            rows, cache = [rows[place] for place in places], kept_rows(cache, places)
+        tokens = torch.tensor([[recital.given.popleft()] for recital, _ in rows], device=hidden.device)
+        hidden = backbone(tokens, kv_cache=cache)[:, 0]
+
+
+def choose(
+    backbone: Backbone, hidden: Tensor, rows: Sequence[tuple[Recital, torch.Generator]], sampling: Sampling
+) -> None:
+    """Let every row write that has nothing left to read, given the hidden states `(B, D)`."""
+    choosing = [place for place, (recital, _) in enumerate(rows) if not recital.given]
+    if not choosing:
+        return
+    first = len(backbone.head.weight)
+    allowed = allowed_mask([rows[place][0] for place in choosing], first, backbone.vocab.size).to(hidden.device)
+    logits = backbone.head.grown_logits(hidden[choosing]).masked_fill(~allowed, -math.inf)
+    for place, row in zip(choosing, logits, strict=True):
+        recital, generator = rows[place]
+        recital.write(first + draw(row, sampling, generator))
+
+
+def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], recitals: Sequence[Recital]) -> int:
+    """Return the positions that the longest row can come to need, after checking that there are as many."""
+    needed = max(len(prompt) + recital.max_tokens for prompt, recital in zip(prompts, recitals, strict=True))
+    most = backbone.config.decoder.max_positions
+    if needed > most:
+        raise ValueError(
+            f"a text may take {needed} tokens to speak, the backbone reads {most}: split it into sentences"
+        )
+    return needed

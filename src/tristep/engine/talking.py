@@ -1,0 +1,312 @@
+"""Speaking: text of any length in, sound out, whole or as it comes.
+
+A text is written out as it is read aloud, cut into sentences, and each sentence is spoken by the TTS mode and sounded
+by the codec in one voice. What a sentence sounds like follows from its text, its place, the voice, the instructions
+and the seed: a stream gives the very samples that the whole gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tristep.audio import SPEAK_HZ, read_audio, speech_mel, write_audio
+from tristep.backbone.checkpoints import find_weights, load_backbone
+from tristep.backbone.low_rank import merge_low_rank
+from tristep.backbone.model import Backbone
+from tristep.chat import Chat
+from tristep.codec.codec import Codec, CodecStream
+from tristep.codec.speaker import SpeakerEncoder
+from tristep.codec.voice import Voice, list_voices, read_voice, voice_from_clip
+from tristep.engine.reciting import Sampling, recite
+from tristep.modes.tts.data import Manner, turns, written_words
+from tristep.modes.tts.decoding import FinishReason, Recital
+from tristep.text import sentences, speakable, without_cues
+from tristep.vocab import TextTokenizer
+
+BETWEEN_SENTENCES_S = 0.2
+"""Silence between sentences, beside what each has at its ends."""
+SEMITONES, DECIBELS = 2.0, 5.0
+"""What one degree of pitch and of volume is worth."""
+FIRST_CHUNK, CHUNK = 6, 12
+"""Codes that are sounded at once: few at first, so that the first sound comes early."""
+MAX_INSTRUCTIONS = 200
+"""Characters, as in the report's API (section 7.5)."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence as it was spoken."""
+
+    text: str
+    start_s: float
+    end_s: float
+    finish_reason: FinishReason
+    """`length`: a word had no end and was cut."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was said."""
+
+    waveform: Tensor
+    """24 kHz, shape `(S,)`."""
+    sentences: tuple[Sentence, ...]
+    voice: str
+    seed: int
+
+    @property
+    def duration_s(self) -> float:
+        """How long it sounds."""
+        return len(self.waveform) / SPEAK_HZ
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """`stop` if every sentence came to its own end."""
+        return worst(self.sentences)
+
+    def write(self, path: str | Path) -> None:
+        """Write it as wav, flac, mp3, opus or whatever else the name's ending says."""
+        write_audio(path, self.waveform, SPEAK_HZ)
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a text is to be spoken."""
+
+    voice: Voice
+    instructions: str
+    seed: int
+    sampling: Sampling
+
+
+class Talker:
+    """A backbone, a codec and a folder of voices at work. It holds no state between calls."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: TextTokenizer,
+        codec: Codec,
+        voices: Path,
+        speaker: SpeakerEncoder | None = None,
+    ) -> None:
+        """Put a backbone to work.
+
+        Args:
+            backbone: Weights that serve the TTS mode.
+            tokenizer: Its text tokenizer.
+            codec: The codec whose codes it speaks.
+            voices: The folder of named voices.
+            speaker: CAM++, without which no voice can be cloned.
+        """
+        if backbone.vocab.config.num_codes != codec.codebook_size:
+            raise ValueError(
+                f"the backbone speaks {backbone.vocab.config.num_codes} codes, the codec has {codec.codebook_size}: "
+                "load the codec that the backbone was trained with"
+            )
+        merge_low_rank(backbone)
+        self.backbone, self.codec, self.voices, self.speaker = backbone.eval(), codec, voices, speaker
+        self.chat = Chat(backbone.vocab, tokenizer)
+
+    @classmethod
+    def load(cls, name: str | Path = "nano", device: str = "cpu") -> Talker:
+        """Load weights that ship by their name, or a folder of them with `codec/` and `voices/` inside.
+
+        Raises:
+            ValueError: If there are none, or they are damaged.
+        """
+        folder = find_weights(name)
+        backbone, tokenizer = load_backbone(folder, device, mode="tts")
+        codec = Codec.load(folder / "codec", backbone.encode_audio, device)
+        speaker = folder / "codec" / "speaker.safetensors"
+        return cls(
+            backbone, tokenizer, codec, folder / "voices", SpeakerEncoder.load(speaker) if speaker.exists() else None
+        )
+
+    def speak(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        *,
+        instructions: str = "",
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        batch_size: int = 4,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> Speech:
+        """Say a text of any length.
+
+        Args:
+            text: What to say. Cues in round brackets say how, and are not spoken.
+            voice: The name of a voice, or one that was made from a clip; the first name there is if not given.
+            instructions: How to say all of it, in words.
+            seed: Chooses among the ways in which it can be said.
+            sampling: How codes are drawn.
+            batch_size: Sentences that are spoken together.
+            on_progress: Is told the share of the text that has been dealt with since it was told last.
+
+        Raises:
+            ValueError: If there is nothing to say, no such voice, or a setting that makes no sense.
+        """
+        request = self.request(voice, instructions, seed, sampling)
+        pieces = self.pieces(text)
+        parts: list[Tensor] = []
+        spoken: list[Sentence] = []
+        num_samples = 0
+        for first in range(0, len(pieces), batch_size):
+            group = pieces[first : first + batch_size]
+            recitals = self.recitals(group)
+            for _ in recite(*self.row_arguments(group, recitals, request, first)):
+                pass
+            for number, (piece, recital) in enumerate(zip(group, recitals, strict=True), first):
+                stream = self.sound(request, recital.settled, number)
+                waveform = torch.cat([stream.push(torch.tensor(recital.codes)), stream.finish()])
+                parts += [waveform, silence()]
+                end = num_samples + len(waveform)
+                spoken.append(sentence(piece, num_samples, end, recital))
+                num_samples = end + len(parts[-1])
+                on_progress(1 / len(pieces))
+        return Speech(torch.cat(parts[:-1]), tuple(spoken), request.voice.name, seed)
+
+    def stream_speech(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        *,
+        instructions: str = "",
+        seed: int = 0,
+        sampling: Sampling | None = None,
+    ) -> SpeechStream:
+        """Begin to say a text; takes what `speak` takes, and the samples are those that `speak` returns."""
+        return SpeechStream(self, self.pieces(text), self.request(voice, instructions, seed, sampling))
+
+    def clone(self, clip: str | Path | bytes, text: str, name: str = "cloned") -> Voice:
+        """Make a voice from a clip of 3 to 10 s and what is said in it.
+
+        Raises:
+            ValueError: If the clip can't be read, or no voice can be made of it.
+        """
+        if self.speaker is None:
+            raise ValueError(
+                "these weights come without the speaker encoder (codec/speaker.safetensors): they can't clone"
+            )
+        vocoder = self.codec.vocoder
+        return voice_from_clip(
+            read_audio(clip, SPEAK_HZ), text, name=name, speaker=self.speaker, encode=self.codec.encode,
+            pitch=lambda waveform: vocoder.voiced_f0(speech_mel(waveform[None]))[0],
+        )  # fmt: skip
+
+    def request(self, voice: str | Voice | None, instructions: str, seed: int, sampling: Sampling | None) -> Request:
+        """Check how a text is to be spoken, and find the voice."""
+        if len(instructions) > MAX_INSTRUCTIONS:
+            raise ValueError(
+                f"the instructions have {len(instructions)} characters, at most {MAX_INSTRUCTIONS} are read: "
+                "shorten them"
+            )
+        if not isinstance(voice, Voice):
+            names = list_voices(self.voices)
+            if voice is None and not names:
+                raise ValueError("these weights come without voices: clone one from a clip")
+            voice = read_voice(self.voices, names[0] if voice is None else voice)
+        return Request(voice, instructions, seed, sampling or Sampling())
+
+    def pieces(self, text: str) -> list[str]:
+        """Write a text as it is read aloud, cut into sentences that have words in them."""
+        pieces = [piece for piece in sentences(speakable(text)) if written_words(without_cues(piece))]
+        if not pieces:
+            raise ValueError(f"there is nothing to say in {text[:60]!r}: give a text with words or numbers in it")
+        return pieces
+
+    def recitals(self, pieces: Sequence[str]) -> list[Recital]:
+        """Prepare to speak some sentences."""
+        vocab, tokenizer, rate = self.backbone.vocab, self.chat.tokenizer, self.codec.code_rate_hz
+        return [Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate) for piece in pieces]
+
+    def row_arguments(
+        self, pieces: Sequence[str], recitals: Sequence[Recital], request: Request, first: int
+    ) -> tuple[Backbone, list[list[int]], Sequence[Recital], list[int], Sampling]:
+        """Gather what `recite` takes; `first` is the number of the first of these sentences in its text."""
+        prompts = [self.chat.prompt(turns(piece, request.instructions)) for piece in pieces]
+        seeds = [sentence_seed(request.seed, first + place) for place in range(len(pieces))]
+        return self.backbone, prompts, recitals, seeds, request.sampling
+
+    def sound(self, request: Request, manner: Manner, number: int) -> CodecStream:
+        """Begin the sound of a sentence that is spoken in some manner."""
+        return self.codec.stream(
+            request.voice,
+            seed=sentence_seed(request.seed, number),
+            semitones=SEMITONES * (manner.pitch - 3),
+            decibels=DECIBELS * (manner.volume - 3),
+        )
+
+
+class SpeechStream:
+    """A text on its way to being said: an iterator over its sound, 24 kHz, chunks of shape `(S,)`."""
+
+    def __init__(self, talker: Talker, pieces: Sequence[str], request: Request) -> None:
+        self.talker, self.pieces, self.settings = talker, pieces, request
+        self.sentences: list[Sentence] = []
+        """What has been said."""
+        self._num_samples = 0
+        self._chunks = self._say()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        chunk = next(self._chunks)
+        self._num_samples += len(chunk)
+        return chunk
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """How what has been said ended."""
+        return worst(self.sentences)
+
+    def _say(self) -> Iterator[Tensor]:
+        for number, piece in enumerate(self.pieces):
+            if number:
+                yield silence()
+            start = self._num_samples
+            recital = self.talker.recitals([piece])[0]
+            yield from self._sound(piece, number, recital)
+            self.sentences.append(sentence(piece, start, self._num_samples, recital))
+
+    def _sound(self, piece: str, number: int, recital: Recital) -> Iterator[Tensor]:
+        """Yield the sound of one sentence while it is being spoken."""
+        stream: CodecStream | None = None
+        num_sounded = 0
+        for _ in recite(*self.talker.row_arguments([piece], [recital], self.settings, number)):
+            if len(recital.codes) - num_sounded >= (CHUNK if num_sounded else FIRST_CHUNK):
+                stream = stream or self.talker.sound(self.settings, recital.settled, number)
+                yield stream.push(torch.tensor(recital.codes[num_sounded:]))
+                num_sounded = len(recital.codes)
+        stream = stream or self.talker.sound(self.settings, recital.settled, number)
+        yield stream.push(torch.tensor(recital.codes[num_sounded:], dtype=torch.long))
+        yield stream.finish()
+
+
+def worst(spoken: Sequence[Sentence]) -> FinishReason:
+    """Return `stop` if every sentence came to its own end."""
+    return "length" if any(sentence.finish_reason == "length" for sentence in spoken) else "stop"
+
+
+def sentence_seed(seed: int, number: int) -> int:
+    """Give every sentence of a text a seed of its own."""
+    return (seed * 1_000_003 + number) % 2**62
+
+
+def silence() -> Tensor:
+    """Return the pause between two sentences."""
+    return torch.zeros(round(BETWEEN_SENTENCES_S * SPEAK_HZ))
+
+
+def sentence(piece: str, start: int, end: int, recital: Recital) -> Sentence:
+    """Write down how a sentence was spoken, from sample `start` to `end`."""
+    assert recital.finish_reason is not None
+    return Sentence(piece, start / SPEAK_HZ, end / SPEAK_HZ, recital.finish_reason)

@@ -1,0 +1,1 @@
+"""TTS: text and context in, audio codes out."""

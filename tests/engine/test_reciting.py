@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from tristep.backbone.model import Backbone
+from tristep.chat import Chat
+from tristep.config import load_backbone_config
+from tristep.engine.reciting import Sampling, draw, recite
+from tristep.modes.tts.data import turns
+from tristep.modes.tts.decoding import Recital
+from tristep.vocab import byte_tokenizer
+
+TEXTS = ["hello there", "a", "it is so"]
+
+
+@cache
+def toy() -> Backbone:
+    torch.manual_seed(0)
+    backbone = Backbone(load_backbone_config("toy"))
+    backbone.grow_vocabulary(32)
+    torch.nn.init.normal_(backbone.embedding.grown, std=0.5)
+    return backbone.eval()
+
+
+def spoken(texts: list[str], seeds: list[int], sampling: Sampling) -> list[list[int]]:
+    chat = Chat(toy().vocab, byte_tokenizer())
+    recitals = [Recital.of(text.split(), toy().vocab, byte_tokenizer(), 5.0) for text in texts]
+    for _ in recite(toy(), [chat.prompt(turns(text)) for text in texts], recitals, seeds, sampling):
+        pass
+    assert all(recital.is_done for recital in recitals)
+    return [recital.codes for recital in recitals]
+
+
+def test_what_is_spoken_in_a_batch_is_what_is_spoken_alone() -> None:
+    together = spoken(TEXTS, [1, 2, 3], Sampling())
+    assert together == [spoken([text], [seed], Sampling())[0] for text, seed in zip(TEXTS, [1, 2, 3], strict=True)]
+
+
+def test_a_seed_repeats_and_another_differs() -> None:
+    assert spoken(TEXTS[:1], [5], Sampling()) == spoken(TEXTS[:1], [5], Sampling())
+    assert spoken(TEXTS[:1], [5], Sampling()) != spoken(TEXTS[:1], [6], Sampling())
+
+
+def test_without_temperature_the_best_is_drawn() -> None:
+    logits = torch.tensor([0.1, 2.0, 1.9])
+    assert {draw(logits, Sampling(0.0), torch.Generator().manual_seed(s)) for s in range(20)} == {1}
+
+
+def test_only_the_most_probable_are_drawn() -> None:
+    logits = torch.tensor([3.0, 2.9, 0.0, -torch.inf])
+    generator = torch.Generator().manual_seed(0)
+    assert {draw(logits, Sampling(1.0, top_k=2, top_p=1.0), generator) for _ in range(50)} == {0, 1}
+    assert {draw(logits, Sampling(1.0, top_k=4, top_p=0.3), generator) for _ in range(50)} == {0}
+    assert {draw(logits, Sampling(1.0, top_k=4, top_p=1.0), generator) for _ in range(400)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected a temperature of at least 0"):
+        Sampling(**settings)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tristep.audio import SPEAK_HZ, read_audio
+from tristep.backbone.model import Backbone
+from tristep.codec.codec import Codec
+from tristep.codec.voice import Voice
+from tristep.config import load_backbone_config, load_codec_config
+from tristep.engine.talking import MAX_INSTRUCTIONS, Talker
+from tristep.vocab import byte_tokenizer
+
+TEXT = "Hello there. It is so, at 5!"
+
+
+@cache
+def talker() -> Talker:
+    torch.manual_seed(0)
+    backbone = Backbone(load_backbone_config("toy"))
+    codec = Codec(load_codec_config("codec-toy"), backbone.encode_audio)
+    backbone.grow_vocabulary(codec.codebook_size)
+    return Talker(backbone, byte_tokenizer(), codec, Path("nowhere"))
+
+
+@cache
+def voice() -> Voice:
+    generator = torch.Generator().manual_seed(1)
+    return Voice(
+        "anna", torch.randn(192, generator=generator), torch.randn(80, 50, generator=generator),
+        torch.zeros(5, dtype=torch.long), "what she says", 200.0, -20.0, "CC0",
+    )  # fmt: skip
+
+
+def test_a_stream_gives_the_samples_of_the_whole() -> None:
+    whole = talker().speak(TEXT, voice(), seed=3)
+    stream = talker().stream_speech(TEXT, voice(), seed=3)
+    chunks = list(stream)
+    assert len(chunks) > 4
+    assert tuple(stream.sentences) == whole.sentences
+    assert stream.finish_reason == whole.finish_reason
+    torch.testing.assert_close(torch.cat(chunks), whole.waveform, atol=5e-3, rtol=1e-2)
+
+
+def test_sentences_spoken_together_sound_as_they_do_one_by_one() -> None:
+    together = talker().speak(TEXT, voice(), batch_size=2)
+    alone = talker().speak(TEXT, voice(), batch_size=1)
+    torch.testing.assert_close(together.waveform, alone.waveform, atol=5e-3, rtol=1e-2)
+    assert together.sentences == alone.sentences
+
+
+def test_a_speech_says_what_was_said_and_when(tmp_path: Path) -> None:
+    speech = talker().speak(TEXT, voice())
+    assert [sentence.text for sentence in speech.sentences] == ["Hello there.", "It is so, at five!"]
+    assert speech.sentences[0].end_s < speech.sentences[1].start_s
+    assert speech.sentences[1].end_s == speech.duration_s
+    speech.write(tmp_path / "a.wav")
+    assert len(read_audio(tmp_path / "a.wav", SPEAK_HZ)) == len(speech.waveform)
+
+
+def test_another_seed_says_it_in_another_way() -> None:
+    assert not torch.equal(talker().speak("Oh.", voice(), seed=1).waveform, talker().speak("Oh.", voice()).waveform)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "(softly)"])
+def test_a_text_without_words_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="there is nothing to say"):
+        talker().speak(text, voice())
+
+
+def test_what_can_not_be_heeded_is_refused() -> None:
+    with pytest.raises(ValueError, match=f"at most {MAX_INSTRUCTIONS} are read"):
+        talker().speak("Oh.", voice(), instructions="x" * (MAX_INSTRUCTIONS + 1))
+    with pytest.raises(ValueError, match="come without voices"):
+        talker().speak("Oh.")
+    with pytest.raises(ValueError, match="a path is never one"):
+        talker().speak("Oh.", "../anna")
+
+
+def test_a_codec_of_another_backbone_is_refused() -> None:
+    backbone = Backbone(load_backbone_config("toy"))
+    with pytest.raises(ValueError, match="load the codec that the backbone was trained with"):
+        Talker(backbone, byte_tokenizer(), talker().codec, Path("nowhere"))

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tristep.chat import Chat
+from tristep.config import VocabConfig
+from tristep.modes.tts.data import Manner, Utterance, Word, render, turns
+from tristep.modes.tts.decoding import Recital, allowed_mask, word_budget
+from tristep.vocab import Vocab, byte_tokenizer
+
+WORDS = st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=5)
+
+
+@cache
+def vocab() -> Vocab:
+    return Vocab(VocabConfig(num_text=256, num_codes=20))
+
+
+def recital(words: list[str], **asked: int) -> Recital:
+    return Recital.of(words, vocab(), byte_tokenizer(), code_rate_hz=12.5, **asked)
+
+
+def speak(spoken: Recital, seed: int) -> list[int]:
+    """Choose at random among what is allowed, to the end; return all tokens of the answer."""
+    rng, read = random.Random(seed), []
+    while not spoken.is_done:
+        if not spoken.given:
+            spoken.write(rng.choice([token for span in spoken.allowed() for token in span]))
+        while spoken.given:
+            read.append(spoken.given.popleft())
+    return [*read, vocab().control("tts_end")]
+
+
+@given(WORDS, st.integers(0, 1000))
+def test_what_is_spoken_is_written_as_training_writes_it(words: list[str], seed: int) -> None:
+    chat = Chat(vocab(), byte_tokenizer())
+    spoken = recital(words)
+    tokens = speak(spoken, seed)
+    said = Utterance(tuple(map(Word, words, spoken.starts)), tuple(spoken.codes), spoken.settled)
+    prompt = chat.prompt(turns("anything"))
+    assert render(chat, turns("anything"), said).tokens == prompt + tokens
+    assert len(tokens) <= spoken.max_tokens
+
+
+@given(WORDS, st.integers(0, 1000))
+def test_every_word_is_begun_once_and_none_outgrows_its_budget(words: list[str], seed: int) -> None:
+    spoken = recital(words)
+    speak(spoken, seed)
+    lengths = [b - a for a, b in zip(spoken.starts, [*spoken.starts[1:], len(spoken.codes)], strict=True)]
+    assert len(spoken.starts) == len(words)
+    assert all(length <= word_budget(word, 12.5) for length, word in zip(lengths, words, strict=True))
+
+
+def test_a_word_without_an_end_is_cut_and_the_failure_is_said() -> None:
+    spoken = recital(["on", "on"])
+    while not spoken.is_done:
+        while spoken.given:
+            spoken.given.popleft()
+        spoken.write(spoken.allowed()[0].start)  # a code wherever one is allowed
+    assert spoken.finish_reason == "length"
+    assert spoken.num_cut == 2
+    assert len(spoken.codes) == 2 * word_budget("on", 12.5)
+
+
+def test_an_end_of_its_own_is_a_stop() -> None:
+    spoken = recital(["on"])
+    assert spoken.finish_reason is None
+    for name in ("pace_3", "pitch_3", "volume_3", "tts_start"):
+        spoken.write(vocab().control(name))
+    spoken.write(vocab().code_token(4))
+    spoken.write(vocab().control("tts_end"))
+    assert spoken.finish_reason == "stop"
+    assert spoken.codes == [4]
+
+
+def test_a_degree_that_is_asked_for_is_the_only_one_allowed() -> None:
+    spoken = recital(["on"], pitch=5)
+    assert [len(span) for span in spoken.allowed()] == [1] * 5
+    spoken.write(vocab().control("pace_2"))
+    assert spoken.allowed() == [range(vocab().control("pitch_5"), vocab().control("pitch_5") + 1)]
+    spoken.write(vocab().control("pitch_5"))
+    spoken.write(vocab().control("volume_1"))
+    assert spoken.settled == Manner(pace=2, pitch=5, volume=1)
+
+
+def test_the_next_word_is_allowed_until_the_last_and_then_the_end() -> None:
+    spoken = recital(["a", "b"])
+    for name in ("pace_3", "pitch_3", "volume_3", "tts_start"):
+        spoken.write(vocab().control(name))
+    mask = allowed_mask([spoken], 256, vocab().size)[0]
+    controls = {name for name, token in vocab().controls.items() if token >= 256 and mask[token - 256]}
+    assert controls == {"tts_pad"}
+    assert int(mask.sum()) == 21
+    spoken.write(vocab().control("tts_pad"))
+    assert allowed_mask([spoken], 256, vocab().size)[0, vocab().control("tts_end") - 256]
+
+
+def test_nothing_to_speak_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are no words to speak"):
+        recital([])
