@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 USER_ERROR, INTERRUPTED = 2, 130
 LONG_S = 60.0
 """Sound longer than this is worth a progress bar."""
+LONG_TEXT = 300
+"""Characters of text that are worth one."""
 
 app = typer.Typer(
-    help="One audio-language model that listens: speech in, text out.",
+    help="One audio-language model that listens and speaks.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -118,6 +120,47 @@ def as_line(path: Path, result: Transcription, as_json: bool, several: bool) -> 
 
 @app.command(
     epilog=examples(
+        "speak 'Good morning.' --out morning.wav",
+        "speak --out book.mp3 < chapter.txt",
+        "speak 'Follow me.' --out a.flac --instructions 'in a whisper, slowly'",
+        "speak 'Hello.' --out a.wav --clone me.wav --clone-text 'What I say in it.'",
+    )
+)
+def speak(
+    out: Annotated[Path, typer.Option(help="Sound file to write: .wav, .flac, .mp3, .ogg or .opus.")],
+    text: Annotated[str | None, typer.Argument(help="What to say; read from stdin if not given.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Name of a voice; the first there is if not given.")] = None,
+    clone: Annotated[Path | None, typer.Option(help="3 to 10 s of speech in the voice to speak in.")] = None,
+    clone_text: Annotated[str, typer.Option(help="What is said in that clip.")] = "",
+    instructions: Annotated[str, typer.Option(help="How to say it, in words.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Chooses among the ways to say it.")] = 0,
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Say a text of any length in a voice, and write the sound.
+
+    Cues in round brackets inside the text say how to go on, and are not spoken. The file's name, how long it
+    sounds and how it ended go to stdout.
+    """
+    with user_errors():
+        set_threads(threads)
+        if clone and voice:
+            raise ValueError("--clone and --voice both name a voice: give one of them")
+        from tristep.engine.talking import Talker
+
+        said = sys.stdin.read() if text is None else text
+        talker = Talker.load(model)
+        chosen = talker.clone(clone, clone_text) if clone else voice
+        with share_bar(len(said)) as on_progress:
+            speech = talker.speak(said, chosen, instructions=instructions, seed=seed, on_progress=on_progress)
+        speech.write(out)
+        typer.echo(
+            f"{out}: {speech.duration_s:.1f} s in the voice {speech.voice}, finish_reason {speech.finish_reason}"
+        )
+
+
+@app.command(
+    epilog=examples(
         "train recipes/toy/1_align.toml --out runs/toy",
         "train recipes/nano/3_sft.toml --out runs/sft --data corpora",
     )
@@ -131,8 +174,9 @@ def train(
     """Train a model as a recipe says."""
     with user_errors():
         with extra("train"):
-            from tristep.training import stages
-        stages.run(recipe, out, steps, data)
+            from tristep.training import codec, stages
+        run = codec.run_codec if codec.part_of(recipe) else stages.run
+        run(recipe, out, steps, data)
 
 
 @evaluate_app.command(
@@ -167,6 +211,51 @@ def evaluate_asr(
         typer.echo(f"written to {data} and {page}", err=True)
 
 
+@evaluate_app.command(
+    "tts",
+    epilog=examples(
+        "evaluate tts --sentences harvard.txt --lines 601-720 --out r.json",
+        "evaluate tts --sentences harvard.txt --directed 40 --out r.json",
+    ),
+)
+def evaluate_tts(
+    sentences: Annotated[Path, typer.Option(help="Text file, one sentence a line.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the report; its page (.html) goes beside it.")],
+    lines: Annotated[str | None, typer.Option(help="Which sentences, such as 601-720; all if not given.")] = None,
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
+    voice: Annotated[list[str] | None, typer.Option(help="Name of a voice; repeatable.")] = None,
+    voices: Annotated[Path | None, typer.Option(help="Folder of voices, to compare with what was said.")] = None,
+    directed: Annotated[int, typer.Option(min=0, help="Sentences to try each instruction and cue on.")] = 0,
+    recogniser: Annotated[str, typer.Option(help="faster-whisper's model: a name or a folder.")] = "base",
+    speaker: Annotated[Path | None, typer.Option(help="CAM++ weights; needed to compare voices.")] = None,
+    mos: Annotated[bool, typer.Option(help="Predict opinion scores by DistillMOS.")] = True,
+    distillmos: Annotated[Path | None, typer.Option(help="Folder of that package, if not installed.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every sentence.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Measure how speech is understood, how it sounds, and whether it does as it is told."""
+    with user_errors():
+        set_threads(threads)
+        with extra("evaluate"):
+            from tristep.evaluation import speech, tts, tts_report
+        from tristep.codec.voice import read_voice
+        from tristep.engine.talking import Talker
+
+        if voices and not (voice and speaker):
+            raise ValueError("--voices compares with the voices that are named: give --voice and --speaker too")
+        ways = (*tts.INSTRUCTIONS, *tts.CUES) if directed else ()
+        prompts = tts.build_prompts(tts.read_sentences(sentences, lines), voice or (None,), ways, directed)
+        targets = {name: read_voice(voices, name).embedding for name in voice or ()} if voices else {}
+        judges = speech.load_judges(recogniser, speaker, distillmos, mos=mos, threads=threads or 2)
+        synthesise = tts.from_model(Talker.load(model))
+        measured = tts.evaluate_tts(synthesise, prompts, judges, targets=targets, model=model, seed=seed)
+        data, page = tts_report.write_report(measured.report, measured.waveforms, out)
+        print_table(tts_report.voice_table([measured.report]))
+        if measured.report.directives:
+            print_table(tts_report.directive_table([measured.report]))
+        typer.echo(f"written to {data} and {page}", err=True)
+
+
 def suite_name(path: Path) -> str:
     """Name a suite after its folder, and after its manifest only where that says more."""
     return path.resolve().parent.name if path.stem in ("manifest", "cuts") else path.stem
@@ -186,6 +275,20 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def share_bar(num_characters: int) -> Iterator[OnProgress]:
+    """Draw how much of a text has been said, where somebody watches and there is much of it."""
+    if not sys.stderr.isatty() or num_characters < LONG_TEXT:
+        yield lambda share: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("speaking", total=1.0)
+        yield lambda share: progress.advance(task, share)
 
 
 @contextmanager
