@@ -16,6 +16,7 @@ from tristep.chat import Chat
 from tristep.engine.reciting import Sampling, recite
 from tristep.modes.tts.data import turns
 from tristep.modes.tts.decoding import Recital
+from tristep.text import error_rate
 from tristep.training.stages import run
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "toy" / "speak.toml"
@@ -55,6 +56,11 @@ def write_utterances(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def spelt(codes: list[int]) -> str:
+    """Write codes as words of one letter, so that an error rate counts them."""
+    return " ".join(chr(ord("b") + code) for code in codes)
+
+
 def say(folder: Path, texts: list[str], instructions: str) -> list[list[int]]:
     backbone, tokenizer = load_backbone(folder)
     chat = Chat(backbone.vocab, tokenizer)
@@ -69,9 +75,10 @@ def say(folder: Path, texts: list[str], instructions: str) -> list[list[int]]:
 def test_a_toy_learns_to_speak_words_it_has_not_seen_and_as_slowly_as_it_is_told(tmp_path: Path) -> None:
     write_utterances(tmp_path / "letters" / "utterances.jsonl")
     measures = run(RECIPE, tmp_path / "out", data_root=tmp_path)
-    assert measures["code"] < 0.3
+    assert measures["code"] < 0.2
     texts = ["abc fed", "cafe a bad", "deaf", "face bead cab"]
     for instructions, slow in ((SLOW, True), ("As usual.", False)):
         expected = [[code for word in text.split() for code in codes_of(word, slow)] for text in texts]
-        right = sum(a == b for a, b in zip(say(tmp_path / "out" / "model", texts, instructions), expected, strict=True))
-        assert right >= 3
+        said = say(tmp_path / "out" / "model", texts, instructions)
+        assert [len(codes) for codes in said] == [len(codes) for codes in expected]
+        assert error_rate(list(map(spelt, expected)), list(map(spelt, said)), "en").rate < 0.2

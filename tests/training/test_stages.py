@@ -27,6 +27,7 @@ ctc = 1.0
 corpora = [{ path = "tones/manifest.jsonl", speeds = [1.0, 1.1] }]
 dev = [{ path = "tones/manifest.jsonl", split = "dev" }]
 batch_s = 2
+joined_share = 0.5
 row_tokens = 160
 [optim]
 steps = 4

@@ -46,6 +46,8 @@ class DataSettings(Settings):
     spec_augment: bool = True
     """Masks over time and channels of the frames (report section 4.1)."""
     num_time_masks: int = 2
+    joined_share: float = 0.0
+    """Share of the training clips that are heard with another one after them, so that long sound is met too."""
     frame_noise: float = 0.0
     """Gaussian noise on the frames, as a share of their spread."""
 
@@ -167,15 +169,26 @@ class SampleSource:
         return self.stores[store_key(clip)][clip.cut.id].float()
 
     def sample(self, clip: Clip, generator: torch.Generator | None) -> Sample:
-        """Build one sample, its features masked if a generator is given."""
-        frames = self.frames(clip)
+        """Build one sample, its features masked and sometimes joined with another's if a generator is given."""
+        frames, text = self.frames(clip), clip.text
+        if generator is not None and (other := self.neighbour(clip, generator)):
+            frames, text = torch.cat([frames, self.frames(other)]), f"{text} {other.text}"
         num_slots = int(self.num_embeddings(torch.tensor(len(frames))))
-        rendered = asr_data.render(self.chat, num_slots, clip.text, clip.language, clip.style)
+        rendered = asr_data.render(self.chat, num_slots, text, clip.language, clip.style)
         if generator is not None:
             augment = asr_data.SpecAugment(self.settings.num_time_masks, noise=self.settings.frame_noise)
             frames = augment(frames, generator)
-        targets = (self.speller.spell(clip.text) if self.speller else None) or []
-        return Sample(rendered.tokens, rendered.loss_mask, frames, targets, spell_letters(clip.text) or [])
+        targets = (self.speller.spell(text) if self.speller else None) or []
+        return Sample(rendered.tokens, rendered.loss_mask, frames, targets, spell_letters(text) or [])
+
+    def neighbour(self, clip: Clip, generator: torch.Generator) -> Clip | None:
+        """Draw a clip to be heard after this one: written alike, and short enough for the encoder; often None."""
+        if torch.rand((), generator=generator) >= self.settings.joined_share:
+            return None
+        other = self.clips[int(torch.randint(len(self.clips), (), generator=generator))]
+        alike = (other.style, other.language) == (clip.style, clip.language) and clip.text and other.text
+        fits = clip.duration_s + other.duration_s <= self.settings.max_duration_s
+        return other if alike and fits else None
 
     def collate(self, clips: Sequence[Clip], generator: torch.Generator | None = None) -> Batch:
         """Build one batch."""
