@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.audio import raw_log_mel, speech_mel
@@ -117,14 +116,6 @@ def hear(
         store.fill_table(frames, config.encoder_dim, clips, encode)
         store.fill_table(voices, 192, clips, lambda waveform: speaker.embed(waveform)[None])
     return HeardClips(source, frames, voices)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Name a frozen model by its weights, so that what it heard is never mistaken for another's."""
-    digest = hashlib.sha256()
-    for parameter in model.parameters():
-        digest.update(parameter.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def frames_of(waveform: Tensor, encoder: AudioEncoder, config: TokenizerConfig) -> Tensor:

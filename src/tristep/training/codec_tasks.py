@@ -48,9 +48,9 @@ from tristep.training.codec_batches import (
     hear,
     in_groups,
     tokenize_clips,
-    weights_digest,
     whole_clip_batches,
 )
+from tristep.training.frames import weights_digest
 from tristep.training.mixture import CorpusSettings
 from tristep.training.settings import LoopSettings, OptimSettings
 from tristep.training.speech import CodecBatch, SpeechSource, read_clips

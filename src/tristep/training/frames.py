@@ -6,6 +6,7 @@ index; a killed run resumes where it stopped. Noise is mixed in here, before the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable
@@ -16,10 +17,18 @@ import soxr
 import torch
 from lhotse import MonoCut
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from tristep.audio import LISTEN_HZ, coloured_noise, padded_mel, read_audio
 from tristep.backbone.audio_encoder import AudioEncoder
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Name a frozen model by its weights, so that what it heard is never mistaken for another's."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def add_noise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:

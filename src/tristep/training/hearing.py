@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from tristep.modes.asr.decoding import ctc_tokens
 from tristep.modes.asr.objective import asr_losses
 from tristep.text import error_rate, spell_letters
 from tristep.training import distributed
-from tristep.training.frames import FrameStore
+from tristep.training.frames import FrameStore, weights_digest
 from tristep.training.mixture import Batch, CorpusSettings, Mixture, Sample, batch_finder, collate, read_corpus
 from tristep.training.recipes import Lesson, Recipe
 from tristep.training.settings import OptimSettings
@@ -75,7 +74,7 @@ def lesson(recipe: HearingRecipe, chat: Chat, backbone: Backbone, data_root: Pat
     """Read the data of a recipe, and encode what of it no earlier run has encoded."""
     clips = read_clips(recipe.data.corpora, data_root, recipe.data.max_duration_s)
     dev_clips = read_clips(recipe.data.dev, data_root, recipe.data.max_duration_s)
-    frames = data_root / "frames" / encoder_digest(backbone)
+    frames = data_root / "frames" / weights_digest(backbone.audio_encoder)
     plain = recipe.data.model_copy(update={"noisy_share": 0.0, "spec_augment": False})
     with distributed.leader_first():  # it encodes what is missing, once for all
         source = SampleSource(chat, backbone, clips, recipe.data, frames)
@@ -132,14 +131,6 @@ def read_clips(corpora: Sequence[CorpusSettings], root: Path, max_duration_s: fl
         for cut in read_corpus(corpus, root, max_duration_s * min(corpus.speeds))
         for speed in corpus.speeds
     ]
-
-
-def encoder_digest(backbone: Backbone) -> str:
-    """Name the frozen encoder by its weights, so that frames are never mistaken for another encoder's."""
-    digest = hashlib.sha256()
-    for parameter in backbone.audio_encoder.parameters():
-        digest.update(parameter.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def store_key(clip: Clip) -> tuple[str, str, float]:
