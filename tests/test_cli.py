@@ -177,3 +177,14 @@ def test_an_interrupt_ends_quietly_with_status_130(weights: str, tmp_path: Path)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == ""
+
+
+def test_speaking_with_weights_that_only_listen_says_so(tmp_path: Path) -> None:
+    result = run("speak", "Hello.", "--out", str(tmp_path / "a.wav"))
+    assert_is_users_mistake(result, "serves asr, not tts")
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_a_voice_is_either_named_or_cloned(tmp_path: Path) -> None:
+    arguments = ("--out", str(tmp_path / "a.wav"), "--voice", "a", "--clone", "b.wav")
+    assert_is_users_mistake(run("speak", "Hello.", *arguments), "give one of them")

@@ -75,7 +75,9 @@ def transcribe(
     language: Annotated[
         str | None, typer.Option(help="Language that is spoken, such as en; recognised if not given.")
     ] = None,
-    style: Annotated[Style, typer.Option(help="With capitals and punctuation, or lower case without.")] = Style.written,
+    style: Annotated[
+        Style, typer.Option(help="Plain lower case, or written with capitals and punctuation (nano errs more then).")
+    ] = Style.spoken,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line: text, times, confidence, how it ended.")
     ] = False,
@@ -192,7 +194,7 @@ def evaluate_asr(
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     layout: Annotated[str | None, typer.Option(help="The corpus' layout; recognised if not given.")] = None,
     split: Annotated[str, typer.Option(help="The corpus' name of the split; dev+test joins two.")] = "test",
-    style: Annotated[Style, typer.Option(help="How the model is asked to write.")] = Style.written,
+    style: Annotated[Style, typer.Option(help="How the model is asked to write.")] = Style.spoken,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips decoded together.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
 ) -> None:

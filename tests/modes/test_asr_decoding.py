@@ -85,6 +85,13 @@ def test_a_loop_is_cut_after_its_first_round(period: int, times: int) -> None:
     assert repetition_start(unrolled(before, round_, times)) == len(before) + period
 
 
+@pytest.mark.parametrize("period", [15, 26, 48])
+def test_a_long_phrase_said_three_times_is_a_loop_and_twice_is_not(period: int) -> None:
+    before, round_ = [901, 902, 903], list(range(period))
+    assert repetition_start(unrolled(before, round_, 3)) == len(before) + period
+    assert repetition_start(unrolled(before, round_, 2)) is None
+
+
 def test_a_loop_is_found_the_moment_it_has_gone_round_often_enough() -> None:
     before, round_ = [901, 902], [1, 2, 3, 4, 5]
     tokens = unrolled(before, round_, 4)

@@ -207,7 +207,7 @@ class Engine:
         sources: Source | Sequence[Source],
         *,
         language: str | None = None,
-        style: Style = "written",
+        style: Style = "spoken",
         batch_size: int = 8,
     ) -> Transcription | list[Transcription]:
         """Write down what is said in one sound, or in each of a list, of any length.
@@ -215,7 +215,7 @@ class Engine:
         Args:
             sources: A path, the bytes of a file, a waveform at 16 kHz of shape `(S,)`, or a list of these.
             language: The language that is spoken, such as `en`; recognised if not given.
-            style: `written` with capitals and punctuation, `spoken` in lower case without.
+            style: `spoken` in lower case without punctuation, which nano does best; `written` with both.
             batch_size: Segments that are decoded together; more is faster and takes more memory.
 
         Raises:
@@ -236,7 +236,7 @@ class Engine:
         sources: Iterable[Source],
         *,
         language: str | None = None,
-        style: Style = "written",
+        style: Style = "spoken",
         batch_size: int = 8,
         on_progress: OnProgress = lambda seconds: None,
     ) -> Iterator[Transcription | AudioError]:
@@ -262,7 +262,7 @@ class Engine:
 
     @torch.inference_mode()
     def decode(
-        self, waveforms: Sequence[Tensor], language: str | None = None, style: Style = "written"
+        self, waveforms: Sequence[Tensor], language: str | None = None, style: Style = "spoken"
     ) -> list[Completion]:
         """Answer a batch of waveforms `(S,)`, each shorter than the encoder's 30 s."""
         audio_embeddings, num_slots = self._hear(waveforms)

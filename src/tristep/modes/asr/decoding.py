@@ -15,6 +15,8 @@ FinishReason = Literal["stop", "length", "repetition", "silence"]
 
 MAX_TOKENS_PER_SECOND = 12
 """A budget no honest transcript reaches: fast speech is five tokens a second."""
+LONG_PERIOD = 15
+"""Tokens of a phrase that nobody repeats as often as a short one."""
 MIN_TOKENS = 24
 """The budget of the shortest clip: tag, a few words and the end of the turn."""
 
@@ -64,16 +66,17 @@ def token_budget(duration_s: float) -> int:
     return MIN_TOKENS + round(duration_s * MAX_TOKENS_PER_SECOND)
 
 
-def repetition_start(tokens: Sequence[int], min_repeats: int = 4, max_period: int = 24) -> int | None:
+def repetition_start(tokens: Sequence[int], min_repeats: int = 4, max_period: int = 48) -> int | None:
     """Find where a loop at the end begins: the same 1..`max_period` tokens at least `min_repeats` times in a row.
 
-    Short periods need more repeats ("no no no no" is speech, twelve times is a loop).
+    Short periods need more repeats ("no no no no" is speech, twelve times is a loop), and long ones fewer: nobody says
+    the same fifteen tokens three times in a row.
 
     Returns:
         The index after the loop's first round, up to which the transcript can be kept; None if there is no loop.
     """
     for period in range(1, max_period + 1):
-        repeats = max(min_repeats, -(-12 // period))
+        repeats = max(min_repeats, -(-12 // period)) if period < LONG_PERIOD else min_repeats - 1
         tail = tokens[-period * repeats :]
         if len(tail) == period * repeats and all(tail[i] == tail[i % period] for i in range(len(tail))):
             start = len(tokens) - len(tail)
