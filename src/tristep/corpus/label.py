@@ -39,12 +39,16 @@ def main() -> None:
     parser.add_argument("--model", default="base", help="a faster-whisper model: its name, or a CTranslate2 folder")
     parser.add_argument("--out", type=Path, required=True, help="the labelled manifest.jsonl")
     parser.add_argument("--split", default="train")
+    parser.add_argument(
+        "--relabel", action="store_true", help="label clips that have a text too, to have it written out"
+    )
     options = parser.parse_args()
     from faster_whisper import WhisperModel
 
     teacher = WhisperModel(options.model, device="cpu", compute_type="int8", cpu_threads=1)
     lines = options.manifest.read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if not row["text"] and row["split"] == options.split]
+    rows = [row for row in map(json.loads, lines) if row["split"] == options.split]
+    rows = [row for row in rows if options.relabel or not row["text"]]
     folder = options.manifest.parent.resolve()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", encoding="utf-8") as out:
