@@ -198,6 +198,21 @@ def spell_letters(text: str) -> list[int] | None:
     return None if words is None else [LETTERS.index(letter) for letter in " ".join(words)]
 
 
+def written_words(text: str) -> list[str]:
+    """Cut a text at its spaces into words that sound; a lone dash goes with the word before, or else after."""
+    words: list[str] = []
+    lead: list[str] = []
+    for piece in text.split():
+        if any(map(str.isalpha, piece)):
+            words.append(" ".join([*lead, piece]))
+            lead = []
+        elif words:
+            words[-1] += " " + piece
+        else:
+            lead.append(piece)
+    return words
+
+
 @dataclass(frozen=True)
 class Text:
     """A stretch of text that is spoken."""

@@ -9,8 +9,7 @@ from tristep.backbone.model import Backbone
 from tristep.codec.tokenizer import SpeechTokenizer
 from tristep.config import load_backbone_config, load_codec_config
 from tristep.corpus.utterances import UtteranceBuilder, align_words, paces, with_instructions
-from tristep.modes.tts.data import written_words
-from tristep.text import LETTERS
+from tristep.text import LETTERS, written_words
 
 
 def heard(letters: str) -> torch.Tensor:

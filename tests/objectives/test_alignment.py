@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristep.objectives.alignment import BLANK, Spans, Word, ctc_align, ctc_align_batch, word_times, written_words
-from tristep.text import LETTERS, spoken_words
+from tristep.objectives.alignment import BLANK, Spans, Word, ctc_align, ctc_align_batch, word_times
+from tristep.text import LETTERS, spoken_words, written_words
 
 
 def collapse(path: tuple[int, ...], blank: int) -> list[int]:

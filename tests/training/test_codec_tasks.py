@@ -35,9 +35,9 @@ from tristep.training.codec_tasks import (
     read_letters,
 )
 from tristep.training.metrics import read_metrics
-from tristep.training.mixture import CorpusSettings
+from tristep.training.mixture import CorpusSettings, read_clips
 from tristep.training.settings import OptimSettings
-from tristep.training.speech import SpeechSource, read_clips
+from tristep.training.speech import SpeechSource
 from tristep.vocab import TextTokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"

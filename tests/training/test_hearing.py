@@ -9,8 +9,8 @@ from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.config import load_backbone_config
 from tristep.corpus.tones import write_corpus
-from tristep.training.hearing import DataSettings, HearingRecipe, SampleSource, choose_tokens, read_clips
-from tristep.training.mixture import CorpusSettings
+from tristep.training.hearing import DataSettings, HearingRecipe, SampleSource, choose_tokens
+from tristep.training.mixture import CorpusSettings, read_clips
 from tristep.training.recipes import LearnSettings, ModelSettings
 from tristep.training.settings import OptimSettings
 from tristep.vocab import byte_tokenizer

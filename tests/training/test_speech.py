@@ -9,8 +9,8 @@ import soundfile
 import torch
 
 from tristep.audio import speech_mel
-from tristep.training.mixture import CorpusSettings
-from tristep.training.speech import SpeechClip, SpeechSource, Table, listening, read_clips
+from tristep.training.mixture import Clip, CorpusSettings, read_clips
+from tristep.training.speech import SpeechSource, Table, listening, top_hz
 
 DURATIONS_S = {"a": 0.5, "b": 1.013, "c": 0.7}
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def clips_of(root: Path, **settings: object) -> list[SpeechClip]:
+def clips_of(root: Path, **settings: object) -> list[Clip]:
     return read_clips([CorpusSettings(path="hums/manifest.jsonl", **settings)], root, 30.0)
 
 
@@ -83,7 +83,7 @@ def test_a_batch_has_the_shapes_it_promises(source: SpeechSource) -> None:
 
 
 def test_a_recording_made_at_16_khz_is_known_to_hold_nothing_above(source: SpeechSource) -> None:
-    assert [clip.top_hz for clip in source.clips] == [11_400.0, 11_400.0, 7_600.0]
+    assert [top_hz(clip) for clip in source.clips] == [11_400.0, 11_400.0, 7_600.0]
 
 
 def test_another_speed_is_another_length_pitch_and_speaker(root: Path) -> None:

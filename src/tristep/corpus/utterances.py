@@ -27,9 +27,9 @@ from tristep.backbone.checkpoints import load_backbone
 from tristep.backbone.model import Backbone
 from tristep.codec.tokenizer import SpeechTokenizer
 from tristep.corpus.annotate import instruction
-from tristep.modes.tts.data import first_codes, written_words
-from tristep.objectives.alignment import ctc_align
-from tristep.text import LETTERS, speakable, spell_letters
+from tristep.modes.tts.data import first_codes
+from tristep.objectives.alignment import ctc_align, spoken_when
+from tristep.text import speakable, spell_letters, written_words
 
 MIN_LOGPROB = -0.6
 """Mean log-probability per letter frame under which a clip and its transcript don't belong together."""
@@ -59,18 +59,13 @@ def align_words(words: Sequence[str], logprobs: Tensor, letter_rate_hz: float) -
     Raises:
         ValueError: If the letters do not fit the frames.
     """
-    letters: list[int] = []
-    firsts: list[int] = []
-    for word in words:
-        spelt = spell_letters(word)
-        if not spelt:
-            return None
-        letters += [LETTERS.index(" ")] if letters else []
-        firsts.append(len(letters))
-        letters += spelt
+    text = " ".join(words)
+    letters = spell_letters(text)
+    if not letters:
+        return None
     spans = ctc_align(logprobs, torch.tensor(letters))
-    starts = (spans.first[firsts] / letter_rate_hz).tolist()
-    return Aligned(tuple(words), tuple(starts), spans.logprob)
+    starts = tuple(word.start_s for word in spoken_when(spans, text, letter_rate_hz))
+    return Aligned(tuple(words), starts, spans.logprob)
 
 
 class UtteranceBuilder:
@@ -107,14 +102,9 @@ class UtteranceBuilder:
 
 def paces(rows: Sequence[dict[str, Any]]) -> list[int]:
     """Place each clip among all by its letters a second: degrees 1 to 5, the middle two fifths being 3."""
-    rates = [len(row["text"]) * code_rate(row) / max(len(row["codes"]), 1) for row in rows]
+    rates = [len(row["text"]) / row["duration"] for row in rows]
     edges = np.quantile(rates, [0.1, 0.3, 0.7, 0.9])
     return (1 + np.searchsorted(edges, rates)).tolist()
-
-
-def code_rate(row: dict[str, Any]) -> float:
-    """Return the codes per second of a row."""
-    return float(len(row["codes"]) / row["duration"])
 
 
 def asked_for(pace: int, rng: np.random.Generator) -> dict[str, Any]:

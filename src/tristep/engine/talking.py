@@ -23,9 +23,9 @@ from tristep.codec.codec import Codec, CodecStream
 from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.voice import Voice, list_voices, read_voice, voice_from_clip
 from tristep.engine.reciting import Sampling, recite
-from tristep.modes.tts.data import Manner, turns, written_words
+from tristep.modes.tts.data import Manner, turns
 from tristep.modes.tts.decoding import FinishReason, Recital
-from tristep.text import sentences, speakable, without_cues
+from tristep.text import sentences, speakable, without_cues, written_words
 from tristep.vocab import TextTokenizer
 
 BETWEEN_SENTENCES_S = 0.2

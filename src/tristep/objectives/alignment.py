@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tristep.text import LETTERS, spell_letters, spoken_words
+from tristep.text import LETTERS, spell_letters, spoken_words, written_words
 
 LETTER_HZ = 25.0
 """Frames of letter log-probabilities in a second, as the codec's recogniser writes them."""
@@ -157,26 +157,15 @@ def word_times(logprobs: Tensor, text: str, frame_rate: float = LETTER_HZ) -> li
     letters = spell_letters(text)
     if letters is None:
         raise ValueError(f"{text!r} can't be spelt in letters: pass it through `tristep.text.speakable` first")
-    spans = ctc_align(logprobs, torch.tensor(letters, dtype=torch.long))
+    return spoken_when(ctc_align(logprobs, torch.tensor(letters, dtype=torch.long)), text, frame_rate)
+
+
+def spoken_when(spans: Spans, text: str, frame_rate: float = LETTER_HZ) -> list[Word]:
+    """Gather the spans of a text's letters, as `spell_letters` spells it, into its words."""
     words, start = [], 0
     for written in written_words(text):
         end = start + len(" ".join(spoken_words(written) or []))
         start_s, end_s = int(spans.first[start]) / frame_rate, (int(spans.last[end - 1]) + 1) / frame_rate
         words.append(Word(written, start_s, end_s))
         start = end + 1  # behind the space
-    return words
-
-
-def written_words(text: str) -> list[str]:
-    """Cut a text at its spaces into words that sound; a lone dash goes with the word before, or else after."""
-    words: list[str] = []
-    lead: list[str] = []
-    for piece in text.split():
-        if spoken_words(piece):
-            words.append(" ".join([*lead, piece]))
-            lead = []
-        elif words:
-            words[-1] += " " + piece
-        else:
-            lead.append(piece)
     return words

@@ -31,9 +31,9 @@ from tristep.config import Settings, VocoderConfig, load_toml
 from tristep.training import distributed
 from tristep.training.checkpoints import load_trained
 from tristep.training.codec_tasks import FlowRecipe, TokenizerRecipe, run_flow, run_tokenizer
-from tristep.training.mixture import CorpusSettings
+from tristep.training.mixture import CorpusSettings, read_clips
 from tristep.training.settings import LoopSettings, OptimSettings
-from tristep.training.speech import CodecBatch, SpeechSource, read_clips
+from tristep.training.speech import CodecBatch, SpeechSource
 from tristep.training.step import Task
 from tristep.training.supervised import train
 

@@ -19,9 +19,9 @@ from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer, windowed_fram
 from tristep.codec.voice import level_db
 from tristep.config import Settings, TokenizerConfig
 from tristep.text import spell_letters
-from tristep.training.mixture import CorpusSettings, Mixture, batch_finder
+from tristep.training.mixture import Clip, CorpusSettings, Mixture, batch_finder
 from tristep.training.settings import OptimSettings
-from tristep.training.speech import CodecBatch, SpeechClip, SpeechSource, listening
+from tristep.training.speech import CodecBatch, SpeechSource, listening
 
 BatchAt = Callable[[int, int, int, int], CodecBatch]
 
@@ -64,15 +64,15 @@ class HeardClips:
     """Name of the table of embeddings."""
 
     @property
-    def clips(self) -> Sequence[SpeechClip]:
+    def clips(self) -> Sequence[Clip]:
         """The clips."""
         return self.source.clips
 
-    def voice(self, clip: SpeechClip) -> Tensor:
+    def voice(self, clip: Clip) -> Tensor:
         """Return the CAM++ embedding of a clip, shape `(192,)`."""
         return torch.from_numpy(self.source.store(clip).tables[self.voices].rows(clip.id)[0]).float()
 
-    def whole(self, clips: Sequence[SpeechClip]) -> CodecBatch:
+    def whole(self, clips: Sequence[Clip]) -> CodecBatch:
         """Pad whole clips to one batch, with everything that the tokenizer learns from."""
         stores = [self.source.store(clip) for clip in clips]
         waveforms = [store.waveform(clip.id) for store, clip in zip(stores, clips, strict=True)]

@@ -51,9 +51,9 @@ from tristep.training.codec_batches import (
     whole_clip_batches,
 )
 from tristep.training.frames import weights_digest
-from tristep.training.mixture import CorpusSettings
+from tristep.training.mixture import CorpusSettings, read_clips
 from tristep.training.settings import LoopSettings, OptimSettings
-from tristep.training.speech import CodecBatch, SpeechSource, read_clips
+from tristep.training.speech import CodecBatch, SpeechSource
 from tristep.training.step import Task, means
 from tristep.training.supervised import train
 

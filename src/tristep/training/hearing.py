@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from lhotse import MonoCut
 from torch import Tensor, nn
 
 from tristep.backbone.audio_encoder import CtcAdaptor
@@ -24,7 +22,16 @@ from tristep.modes.asr.objective import asr_losses
 from tristep.text import error_rate, spell_letters
 from tristep.training import distributed
 from tristep.training.frames import FrameStore, weights_digest
-from tristep.training.mixture import Batch, CorpusSettings, Mixture, Sample, batch_finder, collate, read_corpus
+from tristep.training.mixture import (
+    Batch,
+    Clip,
+    CorpusSettings,
+    Mixture,
+    Sample,
+    batch_finder,
+    collate,
+    read_clips,
+)
 from tristep.training.recipes import Lesson, Recipe
 from tristep.training.settings import OptimSettings
 from tristep.training.step import means
@@ -91,46 +98,6 @@ def choose_tokens(recipe: HearingRecipe, chat: Chat, adaptor: CtcAdaptor, data_r
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(chosen))
     adaptor.ctc_tokens.copy_(torch.tensor(json.loads(kept.read_text())))
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One cut at one speed, and how its corpus is read."""
-
-    cut: MonoCut
-    corpus: CorpusSettings
-    speed: float
-
-    @property
-    def text(self) -> str:
-        """The transcript."""
-        return self.cut.supervisions[0].text or ""
-
-    @property
-    def duration_s(self) -> float:
-        """How long it sounds."""
-        return float(self.cut.duration / self.speed)
-
-    @property
-    def style(self) -> asr_data.Style:
-        """How the transcript is written."""
-        style: asr_data.Style = (self.cut.custom or {}).get("style", self.corpus.style)
-        return style
-
-    @property
-    def language(self) -> str:
-        """The language of the transcript."""
-        return self.cut.supervisions[0].language or "en"
-
-
-def read_clips(corpora: Sequence[CorpusSettings], root: Path, max_duration_s: float) -> list[Clip]:
-    """Read every corpus of a mixture."""
-    return [
-        Clip(cut, corpus, speed)
-        for corpus in corpora
-        for cut in read_corpus(corpus, root, max_duration_s * min(corpus.speeds))
-        for speed in corpus.speeds
-    ]
 
 
 def store_key(clip: Clip) -> tuple[str, str, float]:

@@ -78,6 +78,57 @@ def row_cut(row: dict[str, Any], folder: Path) -> MonoCut:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """One cut at one speed, and how its corpus is read."""
+
+    cut: MonoCut
+    corpus: CorpusSettings
+    speed: float
+
+    @property
+    def id(self) -> str:
+        """Its name in its corpus."""
+        return str(self.cut.id)
+
+    @property
+    def text(self) -> str:
+        """The transcript."""
+        return self.cut.supervisions[0].text or ""
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks: at another speed, somebody else."""
+        name = self.cut.supervisions[0].speaker or self.cut.id
+        return str(name) if self.speed == 1 else f"{name} at {self.speed:g}"
+
+    @property
+    def duration_s(self) -> float:
+        """How long it sounds."""
+        return float(self.cut.duration / self.speed)
+
+    @property
+    def style(self) -> Style:
+        """How the transcript is written."""
+        style: Style = (self.cut.custom or {}).get("style", self.corpus.style)
+        return style
+
+    @property
+    def language(self) -> str:
+        """The language of the transcript."""
+        return self.cut.supervisions[0].language or "en"
+
+
+def read_clips(corpora: Sequence[CorpusSettings], root: Path, max_duration_s: float) -> list[Clip]:
+    """Read every corpus of a mixture."""
+    return [
+        Clip(cut, corpus, speed)
+        for corpus in corpora
+        for cut in read_corpus(corpus, root, max_duration_s * min(corpus.speeds))
+        for speed in corpus.speeds
+    ]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One clip, ready for the backbone."""
 

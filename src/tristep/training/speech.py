@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import soxr
 import torch
-from lhotse import MonoCut
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ, SPEECH_HOP, raw_log_mel, read_audio, speech_mel
 from tristep.codec.pitch import pitch
-from tristep.training.mixture import CorpusSettings, read_corpus
+from tristep.training.mixture import Clip
 
 FRAMES_PER_ENCODER_FRAME = 2
 """Speaking mel frames (100 Hz) under one frame of the frozen encoder (50 Hz)."""
@@ -95,47 +94,12 @@ def _index_line(name: str, start: int, num_rows: int) -> str:
     return json.dumps([name, start, num_rows]) + "\n"
 
 
-@dataclass(frozen=True)
-class SpeechClip:
-    """One clip of a corpus at one speed."""
-
-    cut: MonoCut
-    corpus: CorpusSettings
-    speed: float
-
-    @property
-    def id(self) -> str:
-        """The clip's name in its corpus."""
-        return str(self.cut.id)
-
-    @property
-    def text(self) -> str:
-        """The transcript."""
-        return self.cut.supervisions[0].text or ""
-
-    @property
-    def speaker(self) -> str:
-        """Who speaks: at another speed, somebody else."""
-        name = self.cut.supervisions[0].speaker or self.cut.id
-        return str(name) if self.speed == 1 else f"{name} at {self.speed:g}"
-
-    @property
-    def top_hz(self) -> float:
-        """Up to where the recording holds sound, Hz."""
-        return min(SPEAK_HZ / 2, BAND_OF_RATE * float(self.cut.recording.sampling_rate) * self.speed)
+def top_hz(clip: Clip) -> float:
+    """Return up to where the recording of a clip holds sound, Hz."""
+    return min(SPEAK_HZ / 2, BAND_OF_RATE * float(clip.cut.recording.sampling_rate) * clip.speed)
 
 
-def read_clips(corpora: Sequence[CorpusSettings], root: Path, max_duration_s: float) -> list[SpeechClip]:
-    """Read every corpus of a mixture."""
-    return [
-        SpeechClip(cut, corpus, speed)
-        for corpus in corpora
-        for cut in read_corpus(corpus, root, max_duration_s * min(corpus.speeds))
-        for speed in corpus.speeds
-    ]
-
-
-def clip_waveform(clip: SpeechClip) -> Tensor:
+def clip_waveform(clip: Clip) -> Tensor:
     """Read a clip at 24 kHz, shape `(S,)`, cut to whole frames of the frozen encoder."""
     waveform = read_audio(clip.cut.recording.sources[0].source, SPEAK_HZ).numpy()
     start = round(clip.cut.start * SPEAK_HZ)
@@ -161,15 +125,13 @@ class SpeechStore:
         self.pitches = Table(folder / "f0", 1, np.float32)
         self.tables: dict[str, Table] = {}
 
-    def fill(self, clips: Sequence[SpeechClip]) -> None:
+    def fill(self, clips: Sequence[Clip]) -> None:
         """Read the clips that are not there yet, and measure their pitch."""
         by_id = {clip.id: clip for clip in clips}
         self.waveforms.fill(by_id, lambda name: np.rint(clip_waveform(by_id[name]).numpy() * 32767))
         self.pitches.fill(by_id, lambda name: pitch(self.waveform(name)).numpy())
 
-    def fill_table(
-        self, kind: str, width: int, clips: Sequence[SpeechClip], compute: Callable[[Tensor], Tensor]
-    ) -> None:
+    def fill_table(self, kind: str, width: int, clips: Sequence[Clip], compute: Callable[[Tensor], Tensor]) -> None:
         """Compute `(num_rows, width)` of 16 kHz waveforms `(S,)` for the clips that lack them.
 
         `kind` names the table, and with it the frozen model's weights.
@@ -230,7 +192,7 @@ class CodecBatch:
 class SpeechSource:
     """Clips of several corpora, read by stretches."""
 
-    def __init__(self, clips: Sequence[SpeechClip], folder: Path) -> None:
+    def __init__(self, clips: Sequence[Clip], folder: Path) -> None:
         self.clips = clips
         self.stores: dict[str, SpeechStore] = {}
         for clip in clips:
@@ -239,11 +201,11 @@ class SpeechSource:
             store.fill([clip for clip in clips if store_name(clip) == name])
         self.num_frames = np.array([self.store(clip).num_frames(clip.id) for clip in clips])
 
-    def store(self, clip: SpeechClip) -> SpeechStore:
+    def store(self, clip: Clip) -> SpeechStore:
         """Return the store that holds a clip."""
         return self.stores[store_name(clip)]
 
-    def crop(self, clip: SpeechClip, start: int, num_frames: int) -> tuple[Tensor, Tensor]:
+    def crop(self, clip: Clip, start: int, num_frames: int) -> tuple[Tensor, Tensor]:
         """Read waveform `(num_frames * 240,)` and pitch `(num_frames,)` from mel frame `start` on, zeros at the end."""
         waveform = self.store(clip).waveform(clip.id, start, num_frames)
         f0 = self.store(clip).f0(clip.id, start, num_frames)
@@ -268,19 +230,19 @@ class SpeechSource:
         return CodecBatch(
             waveform, speech_mel(waveform),
             torch.from_numpy(np.minimum(self.num_frames[chosen], num_frames)), torch.stack(pitches),
-            top_hz=torch.tensor([self.clips[index].top_hz for index in chosen]),
+            top_hz=torch.tensor([top_hz(self.clips[index]) for index in chosen]),
         )  # fmt: skip
 
-    def whole(self, clip: SpeechClip) -> CodecBatch:
+    def whole(self, clip: Clip) -> CodecBatch:
         """Read one clip from end to end."""
         waveform, f0 = self.store(clip).waveform(clip.id)[None], self.store(clip).f0(clip.id)[None]
         return CodecBatch(
-            waveform, speech_mel(waveform), torch.tensor([f0.shape[1]]), f0, top_hz=torch.tensor([clip.top_hz]),
+            waveform, speech_mel(waveform), torch.tensor([f0.shape[1]]), f0, top_hz=torch.tensor([top_hz(clip)]),
             listening_mel=raw_log_mel(listening(waveform[0]))[None],
         )  # fmt: skip
 
 
-def store_name(clip: SpeechClip) -> str:
+def store_name(clip: Clip) -> str:
     """Name the store that holds a clip."""
     corpus = clip.corpus.path.removesuffix("/manifest.jsonl").replace("/", "_")
     return f"{corpus}_{clip.corpus.split}_speed{clip.speed:g}"

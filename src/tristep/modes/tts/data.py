@@ -63,17 +63,6 @@ class Utterance:
         return " ".join(word.text for word in self.words)
 
 
-def written_words(text: str) -> list[str]:
-    """Cut a text at spaces; what has no letters, such as a dash, stays with the word before it."""
-    words: list[str] = []
-    for word in text.split():
-        if words and not any(map(str.isalpha, word)):
-            words[-1] += " " + word
-        else:
-            words.append(word)
-    return [word for word in words if any(map(str.isalpha, word))]
-
-
 def first_codes(starts_s: Sequence[float], code_rate_hz: float, num_codes: int) -> list[int]:
     """Turn the times at which words start into the codes before which they are written; the first leads them all."""
     leading = [math.floor(max(start - LEAD_S, 0.0) * code_rate_hz) for start in starts_s]
