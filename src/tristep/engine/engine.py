@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.audio import LISTEN_HZ, AudioError, padded_mel, stream_audio
+from tristep.backbone.audio_encoder import Adapted
 from tristep.backbone.checkpoints import load_backbone
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
@@ -265,21 +266,22 @@ class Engine:
         self, waveforms: Sequence[Tensor], language: str | None = None, style: Style = "spoken"
     ) -> list[Completion]:
         """Answer a batch of waveforms `(S,)`, each shorter than the encoder's 30 s."""
-        audio_embeddings, num_slots = self._hear(waveforms)
+        heard = self.hear(waveforms)
+        num_slots = heard.shown.sum(dim=1).tolist()
         prompts = [self.chat.prompt(ASR.data.turns(num, style)) for num in num_slots]
         budgets = [ASR.decoding.token_budget(len(waveform) / LISTEN_HZ) for waveform in waveforms]
         constraint = ASR.decoding.Constraint(self.backbone.vocab, language)
         find_loop = ASR.decoding.repetition_start
-        return greedy(self.backbone, prompts, audio_embeddings, constraint, budgets, find_loop)
+        return greedy(self.backbone, prompts, heard.flat(), constraint, budgets, find_loop)
 
-    def _hear(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-        """Return the audio embeddings of all waveforms in a row, `(N, D)`, and how many each has."""
+    @torch.inference_mode()
+    def hear(self, waveforms: Sequence[Tensor]) -> Adapted:
+        """Run the encoder and the adaptor on a batch of waveforms `(S,)`, each shorter than the encoder's 30 s."""
         weight = self.backbone.audio_encoder.conv1.weight
         mels = [padded_mel(waveform.to(weight.device), weight.shape[1]).T for waveform in waveforms]  # (F, M)
         num_mel_frames = torch.tensor([len(mel) for mel in mels], device=weight.device)
         mel = pad_sequence(mels, batch_first=True).transpose(1, 2).to(weight.dtype)  # (B, M, F)
-        adapted = self.backbone.adapt(*self.backbone.encode_audio(mel, num_mel_frames))
-        return adapted.flat(), adapted.shown.sum(dim=1).tolist()
+        return self.backbone.adapt(*self.backbone.encode_audio(mel, num_mel_frames))
 
     def _segment(self, speech: Stretch, completion: Completion) -> Segment:
         """Read what was written for a stretch of speech."""
