@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
@@ -195,17 +196,24 @@ def lesson(recipe: SpeakingRecipe, chat: Chat, data_root: Path) -> Lesson:
     read = partial(read_clips, root=data_root, codes=recipe.codes, max_s=recipe.data.max_duration_s)
     source = UtteranceSource(chat, read(recipe.data.corpora), recipe.data, recipe.codes)
     dev = UtteranceSource(chat, read(recipe.data.dev), recipe.data, recipe.codes)
-    return Lesson(partial(tts_losses), source.batches(recipe.optim), partial(evaluate, dev=dev))
+    return Lesson(losses, source.batches(recipe.optim), partial(evaluate, dev=dev))
+
+
+def losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Compute the mode's losses; what the codes' rows share is added up once for the batch."""
+    assert isinstance(model, Backbone)
+    with parametrize.cached():
+        return tts_losses(model, batch)
 
 
 def evaluate(model: nn.Module, dev: UtteranceSource) -> dict[str, float]:
     """Measure the losses on held-out utterances."""
-    assert isinstance(model, Backbone)
+    device = next(model.parameters()).device
     sums: dict[str, float] = {}
     for start in range(0, len(dev.clips), 16):
         samples = [dev.sample(index, None) for index in range(start, min(start + 16, len(dev.clips)))]
-        batch = collate(samples, dev.settings.row_tokens).to(model.embedding.weight.device)
-        for name, value in tts_losses(model, batch).items():
+        batch = collate(samples, dev.settings.row_tokens).to(device)
+        for name, value in losses(model, batch).items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return means(sums)
 

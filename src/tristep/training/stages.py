@@ -20,10 +20,12 @@ from tristep.backbone.low_rank import add_low_rank
 from tristep.backbone.model import Backbone
 from tristep.backbone.packing import SHIPPED, pack_in_place
 from tristep.chat import Chat
+from tristep.codec.tokenizer import Lattice
 from tristep.config import load_backbone_config, load_toml
 from tristep.training import distributed, hearing, speaking
 from tristep.training.checkpoints import load_trained
 from tristep.training.hearing import HearingRecipe
+from tristep.training.lattice_rows import settle_rows, share_rows
 from tristep.training.recipes import LearnSettings, Lesson, ModelSettings
 from tristep.training.speaking import SpeakingRecipe
 from tristep.training.step import Task
@@ -86,6 +88,7 @@ def prepare(recipe: HearingRecipe | SpeakingRecipe, data_root: Path, out: Path) 
         hearing.choose_tokens(recipe, Chat(backbone.vocab, tokenizer), adaptor, data_root, out / "ctc_tokens.json")
     if isinstance(recipe, SpeakingRecipe):
         speaking.grow(backbone, recipe.codes)
+        share_rows(backbone, Lattice(recipe.codes.levels))
     parameter_groups(backbone, recipe.learn)
     return backbone, tokenizer
 
@@ -94,6 +97,7 @@ def save_trained(recipe: HearingRecipe | SpeakingRecipe, data_root: Path, out: P
     """Write `out/model`: the start of the run with its trained (and averaged) parameters put in."""
     backbone, tokenizer = prepare(recipe, data_root, out)
     load_trained(backbone, out / "trained.safetensors")
+    settle_rows(backbone)
     packed = recipe.model.packing == "shipped"
     save_backbone(backbone, tokenizer, out / "model", LEARNT_IN_FULL if packed else "fp32")
 
@@ -123,7 +127,7 @@ def parameter_groups(backbone: Backbone, learn: LearnSettings) -> list[dict[str,
         "decoder": (learn.decoder, [p for n, p in decoder.items() if n not in {*routers, *low_rank}]),
         "router": (learn.router, [decoder[name] for name in routers]),
         "embedding": (learn.embedding, [backbone.embedding.weight]),
-        "grown": (learn.grown, [backbone.embedding.grown]),
+        "grown": (learn.grown, [p for n, p in backbone.embedding.named_parameters() if n != "weight"]),
     }
     if backbone.head is not backbone.embedding:
         parts["head"] = (learn.head, list(backbone.head.parameters()))
