@@ -1,0 +1,78 @@
+"""Eight bits a weight: the decoder's projections as int8 with one scale a row, computing in bfloat16.
+
+Writing one token reads every weight once, so on a CPU its time is the time to read them, and int8 has a quarter of the
+bytes of float32. Only weights are rounded, by rows (the vector-wise scheme of Dettmers et al. 2022, without its split
+of outliers); what flows between the projections is bfloat16. The kernel is torch's own, and a row of its result does
+not depend on the rows beside it: what is decoded in a batch, or verified as a draft, is what is decoded alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tristep.backbone.model import Backbone, TokenTable
+
+MANY_ROWS = 24
+"""From so many rows on, a bfloat16 product with unpacked weights is faster than the int8 kernel."""
+
+NUM_RESCORED = 8
+"""Tokens whose scores are computed again, in float32."""
+
+
+class Int8Linear(nn.Module):
+    """A projection `(..., I) -> (..., O)` that keeps int8 weights `(O, I)`."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / 127
+        self.register_buffer("weight", (weight.float() / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale.bfloat16())
+        self.register_buffer("bias", None if bias is None else bias.detach().bfloat16())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if len(rows) < MANY_ROWS:
+            out = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
+        else:
+            out = F.linear(rows, self.weight.bfloat16()) * self.scale
+        out = out if self.bias is None else out + self.bias
+        return out.view(*hidden.shape[:-1], -1)
+
+
+class Int8Table(TokenTable):
+    """A token table whose logits come from int8 rows; looking tokens up reads bfloat16 ones."""
+
+    def __init__(self, table: TokenTable) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.grown = (nn.Parameter(rows.bfloat16(), False) for rows in (table.weight, table.grown))
+        self.project_old, self.project_grown = Int8Linear(table.weight), Int8Linear(table.grown)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score every token: `(..., D)` -> `(..., V)` in float32, the best ones by their bfloat16 rows.
+
+        The kernel's scores have eight bits, and the best two of them would often be equal.
+        """
+        coarse = torch.cat([self.project_old(hidden), self.project_grown(hidden)], dim=-1).float()
+        best = coarse.topk(NUM_RESCORED, dim=-1).indices  # (..., N)
+        exact = (self(best).float() * hidden.float()[..., None, :]).sum(dim=-1)
+        return coarse.scatter(-1, best, exact)
+
+    def grown_logits(self, hidden: Tensor) -> Tensor:
+        return self.project_grown(hidden).float()
+
+
+def compute_in_int8(backbone: Backbone) -> None:
+    """Replace the projections of a backbone's decoder and its tables, in place and for good; the ear stays as it is."""
+    backbone.decoder.bfloat16()
+    for parent in list(backbone.decoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, Int8Linear(child.weight, child.bias))
+    tied = backbone.head is backbone.embedding
+    backbone.head = Int8Table(backbone.head)
+    backbone.embedding = backbone.head if tied else backbone.embedding.bfloat16()
