@@ -19,7 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from tristep.text import normalise, scored_by_character, speakable, without_cues, word_errors
+from tristep.audio import read_audio
+from tristep.corpus import recognisers
+from tristep.corpus.vote import surface
+from tristep.text import scored_by_character, speakable, without_cues, word_errors
 
 Recognise = Callable[[Path, str], str]
 """Writes what is said in a file, given the language."""
@@ -67,8 +70,8 @@ def judge(text: str, heard: str, language: str, duration_s: float) -> Verdict:
 
 
 def _scored(text: str, language: str) -> str:
-    """Bring a text into the form in which it is compared: its numbers in words first, since both may write either."""
-    return normalise(speakable(text.replace("(", " ").replace(")", " "), language), language)
+    """Bring a text into the form in which it is compared; a cue that was spoken is a word like any other."""
+    return surface(text.replace("(", " ").replace(")", " "), language)
 
 
 def crosscheck(
@@ -81,17 +84,9 @@ def crosscheck(
         yield {**row, "heard": heard, "heard_error_rate": round(verdict.error_rate, 3)}, verdict
 
 
-def faster_whisper(model: str) -> Recognise:
-    """Open a recogniser on one thread; greedy, and without its own past, so that no clip drags another along."""
-    from faster_whisper import WhisperModel
-
-    recogniser = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=1)
-
-    def recognise(path: Path, language: str) -> str:
-        segments, _ = recogniser.transcribe(str(path), language=language, beam_size=1, condition_on_previous_text=False)
-        return " ".join(segment.text.strip() for segment in segments)
-
-    return recognise
+def from_waveforms(recognise: recognisers.Recognise) -> Recognise:
+    """Turn a recogniser of waveforms into one of files."""
+    return lambda path, language: recognise([read_audio(path)], language)[0].text
 
 
 def main() -> None:
@@ -105,7 +100,8 @@ def main() -> None:
     folder = options.manifest.parent.resolve()
     reasons: Counter[str] = Counter()
     with options.out.open("w", encoding="utf-8") as out:
-        checked = crosscheck(track(rows, description="listening again"), folder, faster_whisper(options.model))
+        recognise = from_waveforms(recognisers.faster_whisper(options.model, beam_size=1))
+        checked = crosscheck(track(rows, description="listening again"), folder, recognise)
         for row, verdict in checked:
             reasons[verdict.reason] += 1
             if verdict.kept:
