@@ -1,0 +1,55 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import Scope
+
+SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
+FACTORS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0)
+
+
+class Metrics:
+    """The counts and times of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tristep_requests", "Requests by what answered and status.", ["handler", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "tristep_request_seconds", "Time to the last byte.", ["handler"], buckets=SECONDS, registry=self.registry
+        )
+        self.time_to_first_audio = Histogram(
+            "tristep_time_to_first_audio_seconds",
+            "Time from a request for speech to its first samples.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.real_time_factor = Histogram(
+            "tristep_real_time_factor",
+            "Time taken for a second of sound; below 1 is faster than it sounds.",
+            ["mode"],
+            buckets=FACTORS,
+            registry=self.registry,
+        )
+        self.audio_seconds = Counter(
+            "tristep_audio_seconds", "Sound heard (asr) and said (tts).", ["mode"], registry=self.registry
+        )
+        self.queue = Gauge("tristep_queue", "Requests that are worked on or wait.", registry=self.registry)
+
+    def request(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request by the function that answered it; all that match none are one."""
+        handler = getattr(scope.get("endpoint"), "__name__", "none")
+        self.requests.labels(handler, status).inc()
+        self.request_seconds.labels(handler).observe(seconds)
+
+    def worked(self, mode: str, audio_s: float, seconds: float) -> None:
+        """Count a sound that was dealt with in some time."""
+        self.audio_seconds.labels(mode).inc(audio_s)
+        if audio_s:
+            self.real_time_factor.labels(mode).observe(seconds / audio_s)
+
+    def exposition(self) -> bytes:
+        """Write it all in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,164 @@
+"""What all routes share: the two processes, the queue, the voices, the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from tristep.audio import LISTEN_HZ
+from tristep.server.errors import ApiError
+from tristep.server.jobs import Decode, load_decoder, load_engine
+from tristep.server.limits import Places
+from tristep.server.metrics import Metrics
+from tristep.server.settings import MIB, Settings
+from tristep.server.shelf import Shelf
+from tristep.server.worker import RefusedError, Worker, WorkerError
+
+T = TypeVar("T")
+
+FLOAT_BYTES = 4
+ALIASES = {
+    "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "stepaudio-2.5-asr",
+            "step-asr", "step-asr-1.1-stream"),
+    "tts": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "stepaudio-2.5-tts"),
+}  # fmt: skip
+"""Names by which the loaded model answers too, so that clients need not be told its own."""
+
+
+class Service:
+    """One server's state."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.created_at = int(time.time())
+        self.metrics = Metrics()
+        self.places = Places(settings.max_queue)
+        self.metrics.queue.set_function(lambda: self.places.num_taken)
+        self.shelf = Shelf(settings)
+        self.engine = Worker("engine", partial(load_engine, settings.model, settings.threads), settings.num_parallel)
+        max_bytes = round(settings.max_audio_s * LISTEN_HZ) * FLOAT_BYTES + MIB
+        self.decoder = Worker("decoder", partial(load_decoder, max_bytes))
+        self.decoding = asyncio.Lock()
+        """One file at a time, so that whichever takes too long is known."""
+
+    def start(self) -> None:
+        """Start both processes; they load while the server answers that it isn't ready."""
+        self.engine.start()
+        self.decoder.start()
+
+    async def loaded(self) -> None:
+        """Wait until requests are answered.
+
+        Raises:
+            WorkerError: If they never will be.
+        """
+        await asyncio.gather(self.engine.loaded(), self.decoder.loaded())
+
+    async def stop(self) -> None:
+        """End both processes."""
+        await asyncio.gather(self.engine.stop(), self.decoder.stop())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered now."""
+        return self.engine.is_ready and self.decoder.is_ready
+
+    def check_model(self, name: str, mode: str) -> None:
+        """Refuse a model that isn't loaded, and any before it is."""
+        if name not in (self.settings.model_id, *ALIASES[mode]):
+            raise ApiError(
+                404,
+                f"there is no model {name[:80]!r} for this: use {self.settings.model_id!r}",
+                code="model_not_found",
+                param="model",
+            )
+        if not self.is_ready:
+            message = self.engine.failure or "the model is still being loaded: try again in a few seconds"
+            raise ApiError(503, message, code="server_overloaded", headers={"retry-after": "2"})
+
+    def enter(self, stack: AsyncExitStack) -> Path:
+        """Take a place in the queue and a folder for what a request brings, both until the stack is left."""
+        stack.enter_context(self.places.taken())
+        return Path(stack.enter_context(TemporaryDirectory(prefix="tristep-")))
+
+    async def decode(self, source: Path, target: Path, sample_rate: int = LISTEN_HZ) -> float:
+        """Turn a stranger's file into a WAV of ours and return its duration, seconds."""
+        job = Decode(source, target, sample_rate, self.settings.max_audio_s)
+        async with self.decoding:
+            await self.decoder.loaded()
+            try:
+                async with asyncio.timeout(self.settings.max_decode_s):
+                    return float(await only(self.decoder.ask(job)))
+            except RefusedError as error:
+                code = "audio_too_long" if error.kind == "TooLongError" else "unsupported_file"
+                raise ApiError(400, str(error), code=code, param="file") from error
+            except WorkerError as error:
+                raise unreadable("the upload can't be decoded") from error
+            except TimeoutError as error:
+                self.decoder.kill()
+                raise unreadable(f"the upload takes more than {self.settings.max_decode_s:g} s to decode") from error
+
+
+def unreadable(wrong: str) -> ApiError:
+    """Refuse a file that broke or stalled the decoder."""
+    return ApiError(400, f"{wrong}: convert it to WAV, FLAC or MP3 first", code="unsupported_file", param="file")
+
+
+async def only(messages: AsyncIterator[T]) -> T:
+    """Return the only message of an answer."""
+    received = [message async for message in messages]
+    (message,) = received
+    return message
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """Wait for an answer as long as the client does."""
+    task, watcher = asyncio.ensure_future(answer), asyncio.ensure_future(departure(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def departure(request: Request) -> None:
+    """Return when the client has left; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Streamed(StreamingResponse):
+    """An answer that comes piece by piece, and holds what it needs until it ends, however it ends."""
+
+    def __init__(self, content: AsyncIterator[str | bytes], stack: AsyncExitStack, media_type: str) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(content, headers=headers, media_type=media_type)
+        self.stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.stack:
+            await super().__call__(scope, receive, send)
+
+
+def of_request(request: Request) -> Service:
+    """Find the service that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+OfRequest = Annotated[Service, Depends(of_request)]
