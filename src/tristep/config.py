@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -114,6 +114,8 @@ class BackboneConfig(Settings):
     adaptor: AdaptorConfig
     decoder: DecoderConfig
     vocab: VocabConfig
+    num_draft_heads: int = Field(default=0, ge=0, le=7)
+    """Blocks that guess the tokens after the next (report section 4.3: 5); 0 for a model that has learnt none."""
 
 
 class VocoderConfig(Settings):

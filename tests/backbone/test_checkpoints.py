@@ -72,6 +72,16 @@ def test_low_rank_updates_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(backbone))
 
 
+def test_draft_heads_are_part_of_a_checkpoint_with_shards_of_their_own(tmp_path: Path) -> None:
+    backbone = toy()
+    backbone.add_draft_heads(3)
+    save_backbone(backbone, byte_tokenizer(), tmp_path / "toy", "fp32")
+    loaded, _ = load_backbone(tmp_path / "toy")
+    assert_same(loaded, backbone)
+    assert loaded.config.num_draft_heads == 3
+    assert (tmp_path / "toy" / "draft_heads-0.safetensors").exists()
+
+
 def test_a_grown_vocabulary_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     backbone = toy()
     backbone.grow_vocabulary(17)

@@ -10,7 +10,7 @@ from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.config import load_backbone_config
 from tristep.modes.asr.data import render
-from tristep.modes.asr.objective import asr_losses, expert_load
+from tristep.modes.asr.objective import asr_losses, draft_weights, expert_load
 from tristep.text import spell_letters
 from tristep.training.mixture import Batch, Sample, collate
 from tristep.vocab import byte_tokenizer
@@ -132,3 +132,81 @@ def test_the_load_of_experts_is_weighed_per_target_and_dense_decoders_have_none(
     extra = float((loaded["loss"] - plain["loss"]).detach()) / int(plain["num_targets"])
     assert extra == pytest.approx(0.1 * float(load.detach()), rel=1e-3)
     assert expert_load(toy()) == 0.0
+
+
+def with_heads(num_heads: int) -> Backbone:
+    backbone = toy()
+    backbone.add_draft_heads(num_heads)
+    return backbone
+
+
+def test_draft_weights_are_the_reports() -> None:
+    assert draft_weights(5) == pytest.approx([0.244, 0.220, 0.198, 0.178, 0.160], abs=5e-4)
+    assert sum(draft_weights(7, 0.5)) == pytest.approx(1)
+
+
+def test_the_draft_loss_is_added_head_by_head() -> None:
+    backbone = with_heads(3)
+    losses = asr_losses(backbone, two_rows(backbone), drafts=2.0)
+    heads = [float(losses[f"draft_{depth}"].detach()) for depth in (1, 2, 3)]
+    expected = sum(weight * loss for weight, loss in zip(draft_weights(3), heads, strict=True))
+    assert float(losses["loss"].detach()) == pytest.approx(float(losses["next_token"].detach()) + 2 * expected)
+
+
+def test_a_head_is_asked_for_what_it_guesses_inside_the_transcript_only() -> None:
+    backbone = with_heads(2)
+    losses = asr_losses(backbone, two_rows(backbone), drafts=1.0)
+    # Tag, letters and end of turn: head h can guess all but the first h + 1 of them.
+    written = [len("hi") + 2, len("hello") + 2]
+    for depth in (1, 2):
+        assert int(losses[f"draft_{depth}_targets"]) == sum(max(num - depth, 0) for num in written)
+
+
+def slow_draft_losses(backbone: Backbone, texts: list[str], num_heads: int) -> list[float]:
+    """Each sample alone and unpacked, position by position."""
+    sums = [0.0] * num_heads
+    for sample in samples(backbone, texts):
+        adapted = backbone.adapt(sample.frames[None], torch.tensor([len(sample.frames)]))
+        tokens = torch.tensor([sample.tokens])
+        segments = torch.zeros_like(tokens)
+        hidden = backbone(tokens, adapted.flat())
+        branches = backbone.look_ahead(hidden, tokens, adapted.flat(), segments)
+        first = sample.loss_mask.index(True)
+        for depth, branch in enumerate(branches, start=1):
+            logprobs = backbone.logits(branch[0]).log_softmax(dim=-1)
+            for target in range(first + depth, len(sample.tokens)):
+                if sample.loss_mask[target]:
+                    sums[depth - 1] -= float(logprobs[target - 1 - depth, sample.tokens[target]])
+    return sums
+
+
+def test_packed_drafts_cost_what_each_sample_costs_alone() -> None:
+    backbone = with_heads(3).eval().requires_grad_(False)
+    texts = ["hi", "hello", "good day"]
+    packed = asr_losses(backbone, collate(samples(backbone, texts), row_tokens=200), drafts=1.0)
+    expected = slow_draft_losses(backbone, texts, 3)
+    assert [float(packed[f"draft_{depth}"]) for depth in (1, 2, 3)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_acceptance_is_cumulative() -> None:
+    backbone = with_heads(3)
+    losses = asr_losses(backbone, two_rows(backbone), drafts=1.0)
+    accepted = [int(losses[f"accepted_{depth}"]) for depth in (1, 2, 3)]
+    assert accepted == sorted(accepted, reverse=True)
+    assert all(int(losses[f"accepted_{d}"]) <= int(losses[f"accepted_{d}_targets"]) for d in (1, 2, 3))
+
+
+def test_only_the_heads_learn_when_all_else_is_frozen() -> None:
+    backbone = with_heads(2)
+    backbone.requires_grad_(False)
+    assert backbone.draft_heads is not None
+    backbone.draft_heads.requires_grad_(True)
+    _, gradients = loss_and_gradients(backbone, two_rows(backbone), drafts=1.0)
+    assert {name.split(".")[0] for name in gradients} == {"draft_heads"}
+    assert all(gradient.any() for gradient in gradients.values())
+
+
+def test_drafts_without_draft_heads_are_refused() -> None:
+    backbone = toy()
+    with pytest.raises(ValueError, match="the model has no draft heads: set num_draft_heads"):
+        asr_losses(backbone, two_rows(backbone), drafts=1.0)

@@ -110,6 +110,19 @@ def test_low_rank_updates_learn_while_the_projections_stay_frozen() -> None:
     assert [group["name"] for group in groups] == ["low_rank"]
 
 
+def test_draft_heads_have_a_rate_of_their_own() -> None:
+    backbone = toy()
+    backbone.add_draft_heads(2)
+    groups = parameter_groups(backbone, LearnSettings(draft_heads=2e-4))
+    assert trainable(backbone) == names(backbone, "draft_heads.") != set()
+    assert [(group["name"], group["lr"]) for group in groups] == [("draft_heads", 2e-4)]
+
+
+def test_draft_heads_that_are_not_there_cannot_learn() -> None:
+    with pytest.raises(ValueError, match=r"the model has no draft heads: set num_draft_heads in \[model\]"):
+        parameter_groups(toy(), LearnSettings(draft_heads=2e-4))
+
+
 def test_asking_for_the_groups_again_adds_no_second_update() -> None:
     backbone = toy()
     learn = LearnSettings(decoder=0.01, low_rank=LowRankSettings(rank=2, lr=0.1))
@@ -193,3 +206,27 @@ def test_a_run_starts_from_the_model_of_another(data: Path, finished: tuple[Path
     assert torch.equal(before.adaptor.ctc_head.weight, after.adaptor.ctc_head.weight)
     assert torch.equal(before.adaptor.ctc_tokens, after.adaptor.ctc_tokens)
     assert any(name.endswith(".up") and parameter.any() for name, parameter in after.named_parameters())
+
+
+def test_draft_heads_are_added_once_and_learn_in_two_stages(
+    data: Path, finished: tuple[Path, dict[str, float]]
+) -> None:
+    start = f'start = "{finished[0] / "model"}"\nnum_draft_heads = 2'
+    first = RECIPE.replace('config = "toy"', start).replace("adaptor = 1e-3\ngrown = 1e-3", "draft_heads = 2e-4")
+    (data / "heads.toml").write_text(first.replace("ctc = 1.0", "drafts = 1.0"))
+    measures = run(data / "heads.toml", data / "heads", steps=2, data_root=data)
+    assert {"draft_1", "draft_2", "accepted_1", "accepted_2"} <= measures.keys()
+    rates = "2e-5\nadaptor = 2e-5\ndecoder = 2e-5"
+    second = first.replace(str(finished[0]), str(data / "heads")).replace("2e-4", rates)
+    (data / "both.toml").write_text(second.replace("ctc = 1.0", "drafts = 1.0"))
+    run(data / "both.toml", data / "both", steps=1, data_root=data)
+    before, after = (load_backbone(data / name / "model")[0] for name in ("heads", "both"))
+    assert before.config.num_draft_heads == after.config.num_draft_heads == 2
+    assert moved(load_backbone(finished[0] / "model")[0], before) == set()
+    assert moved(before, after) == {"draft_heads", "adaptor", "decoder"}
+
+
+def moved(before: Backbone, after: Backbone) -> set[str]:
+    """Name the parts of which some weight is another than before."""
+    weights = after.state_dict()
+    return {name.split(".")[0] for name, old in before.state_dict().items() if not torch.equal(old, weights[name])}

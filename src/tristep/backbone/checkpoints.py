@@ -2,8 +2,8 @@
 
 `index.json` says where each tensor lies and how it is packed, the SHA-256 of every shard, and which
 projections have low-rank updates. One checkpoint can serve several modes: the weights that they share are stored
-once, and `modes` lists, for each, its own low-rank updates and the rows that its vocabulary gained. Everything is
-checked on loading; a folder is complete or it is an error.
+once, and `modes` lists, for each, its own low-rank updates, the rows that its vocabulary gained, and its draft heads,
+if it has any. Everything is checked on loading; a folder is complete or it is an error.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ FORMAT = 1
 MAX_SHARD_BYTES = 44_000_000
 LFS_POINTER = b"version https://git-lfs"
 CONFIG, TOKENIZER, INDEX = "config.json", "tokenizer.json", "index.json"
+DRAFT_HEADS = "draft_heads."
 
 
 def save_backbone(
@@ -50,7 +51,7 @@ def save_backbone(
         tokenizer: Its text tokenizer.
         folder: Where to.
         packing: How tensors are rounded.
-        modes: Models that differ from `backbone` in low-rank updates and grown rows only, by the mode they serve.
+        modes: Models that differ from `backbone` in what `is_own` names only, by the mode they serve.
     """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
@@ -94,9 +95,8 @@ def load_backbone(
     check_shards(folder, index["shards"])
     config = parse(read_json(folder / CONFIG), BackboneConfig, str(folder / CONFIG))
     own = own_entries(index["modes"], mode, folder)
-    vocab = config.vocab.model_copy(update={"num_codes": own["num_codes"]} if own else {})
     with torch.device("meta"):
-        backbone = Backbone(config.model_copy(update={"vocab": vocab}))
+        backbone = Backbone(config_of_mode(config, own) if own else config)
         restore_low_rank(backbone, own["low_rank"] if own else index["low_rank"])
     backbone.to(dtype or torch.float32).to_empty(device=device)
     shared = {name: entry for name, entry in index["tensors"].items() if not (own and is_own(name))}
@@ -151,8 +151,14 @@ def stored_tensors(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def is_own(name: str) -> bool:
-    """Say whether a tensor is a mode's own: its low-rank updates, and the rows that its vocabulary gained."""
-    return name.endswith((".up", ".down", ".grown"))
+    """Say whether a tensor is a mode's own: low-rank updates, rows that its vocabulary gained, draft heads."""
+    return name.endswith((".up", ".down", ".grown")) or name.startswith(DRAFT_HEADS)
+
+
+def config_of_mode(config: BackboneConfig, own: dict[str, Any]) -> BackboneConfig:
+    """Build the config of a mode from what all modes share and the mode's entry in the index."""
+    vocab = config.vocab.model_copy(update={"num_codes": own["num_codes"]})
+    return config.model_copy(update={"vocab": vocab, "num_draft_heads": own.get("num_draft_heads", 0)})
 
 
 def own_entries(modes: dict[str, Any], mode: str | None, folder: Path) -> dict[str, Any]:
@@ -170,10 +176,13 @@ def own_entries(modes: dict[str, Any], mode: str | None, folder: Path) -> dict[s
 def save_mode(backbone: Backbone, folder: Path, mode: str, packing: Rules) -> dict[str, Any]:
     """Write the shards of what is a mode's own; return its entry in the index."""
     own = {name: tensor for name, tensor in stored_tensors(backbone).items() if is_own(name)}
+    heads = {name: own.pop(name) for name in list(own) if name.startswith(DRAFT_HEADS)}
+    entries = save_part(own, folder, mode, packing)
     return {
         "num_codes": backbone.vocab.config.num_codes,
+        "num_draft_heads": backbone.config.num_draft_heads,
         "low_rank": low_rank_settings(backbone),
-        "tensors": save_part(own, folder, mode, packing),
+        "tensors": entries | (save_part(heads, folder, "draft_heads", packing) if heads else {}),
     }
 
 

@@ -8,24 +8,30 @@ not depend on the rows beside it: what is decoded in a batch, or verified as a d
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tristep.backbone.model import Backbone, TokenTable
 
-MANY_ROWS = 24
-"""From so many rows on, a bfloat16 product with unpacked weights is faster than the int8 kernel."""
+Precision = Literal["fp32", "bf16", "int8"]
+MANY_TOKENS = 24
+"""From so many tokens a sequence on, a bfloat16 product with unpacked weights is used: a prompt is read faster so.
+
+How many sequences there are does not matter, so that none is computed in another way because of its neighbours."""
 
 NUM_RESCORED = 8
 """Tokens whose scores are computed again, in float32."""
 
 
 class Int8Linear(nn.Module):
-    """A projection `(..., I) -> (..., O)` that keeps int8 weights `(O, I)`."""
+    """A projection `(B, T, I) -> (B, T, O)`, or of rows `(B, I)`, that keeps int8 weights `(O, I)`."""
 
     weight: Tensor
     scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -35,13 +41,13 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().bfloat16())
 
     def forward(self, hidden: Tensor) -> Tensor:
-        rows = hidden.reshape(-1, hidden.shape[-1])
-        if len(rows) < MANY_ROWS:
-            out = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
+        if hidden.dim() == 3 and hidden.shape[1] >= MANY_TOKENS:
+            out = F.linear(hidden, self.weight.bfloat16()) * self.scale
         else:
-            out = F.linear(rows, self.weight.bfloat16()) * self.scale
-        out = out if self.bias is None else out + self.bias
-        return out.view(*hidden.shape[:-1], -1)
+            rows = hidden.reshape(-1, hidden.shape[-1])
+            out = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
+            out = out.view(*hidden.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
 
 
 class Int8Table(TokenTable):
@@ -68,11 +74,34 @@ class Int8Table(TokenTable):
 
 def compute_in_int8(backbone: Backbone) -> None:
     """Replace the projections of a backbone's decoder and its tables, in place and for good; the ear stays as it is."""
-    backbone.decoder.bfloat16()
-    for parent in list(backbone.decoder.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, Int8Linear(child.weight, child.bias))
+    for part in filter(None, (backbone.decoder, backbone.draft_heads)):
+        part.bfloat16()
+        for parent in list(part.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, Int8Linear(child.weight, child.bias))
     tied = backbone.head is backbone.embedding
     backbone.head = Int8Table(backbone.head)
     backbone.embedding = backbone.head if tied else backbone.embedding.bfloat16()
+
+
+def compute_in(backbone: Backbone, precision: Precision | None = None) -> None:
+    """Settle what a backbone's decoder computes in from now on.
+
+    Args:
+        backbone: The model, its low-rank updates merged.
+        precision: int8 on a processor and bf16 on a GPU if not given.
+
+    Raises:
+        ValueError: If there is no such precision, or the device can't compute in it.
+    """
+    on_cpu = backbone.embedding.weight.device.type == "cpu"
+    precision = precision or ("int8" if on_cpu else "bf16")
+    if precision not in ("fp32", "bf16", "int8"):
+        raise ValueError(f"there is no precision {precision!r}: give fp32, bf16 or int8")
+    if precision == "int8" and not on_cpu:
+        raise ValueError("int8 is computed on a processor only: give bf16 or fp32 on a GPU")
+    if precision == "int8":
+        compute_in_int8(backbone)
+    for part in filter(None, (backbone.decoder, backbone.embedding, backbone.head, backbone.draft_heads)):
+        part.to(torch.float32 if precision == "fp32" else torch.bfloat16)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tristep.backbone.audio_encoder import Adapted, AudioEncoder, build_adaptor
+from tristep.backbone.draft_heads import DraftHeads
 from tristep.backbone.transformer import Decoder, KVCache, cached_mask, causal_mask, positions_in
 from tristep.config import BackboneConfig
 from tristep.vocab import Vocab
@@ -68,6 +69,7 @@ class Backbone(nn.Module):
         num_grown = max(self.vocab.size - num_rows, 0)
         self.embedding = TokenTable(num_rows, num_grown, dim)
         self.head = self.embedding if config.decoder.tied else TokenTable(num_rows, num_grown, dim)
+        self.draft_heads = DraftHeads(config.decoder, config.num_draft_heads) if config.num_draft_heads else None
 
     @torch.no_grad()
     def encode_audio(self, mel: Tensor, num_mel_frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,9 +135,35 @@ class Backbone(nn.Module):
         """Score the next token: hidden `(..., D)` -> `(..., V)` over the whole id space."""
         return self.head.logits(hidden)
 
+    def look_ahead(
+        self, hidden: Tensor, tokens: Tensor, audio_embeddings: Tensor | None, segments: Tensor
+    ) -> list[Tensor]:
+        """Run the draft heads over known tokens, as in training.
+
+        Args:
+            hidden: What `forward` returned for these tokens, shape `(B, T, D)`.
+            tokens: Shape `(B, T)`.
+            audio_embeddings: Vectors for their audio slots, shape `(N, D)`.
+            segments: Which packed sequence each token belongs to, shape `(B, T)`.
+
+        Returns:
+            For each head its hidden state after each position, normed, shape `(B, T, D)`: `logits` of head `h` at
+            position `t` scores token `t + 1 + h`.
+        """
+        assert self.draft_heads is not None
+        context = self.decoder.context(positions_in(segments), causal_mask(segments))
+        branches = self.draft_heads(hidden, self.embed(tokens, audio_embeddings), context)
+        return [self.decoder.norm(branch) for branch in branches]
+
     def new_cache(self, batch_size: int, num_positions: int) -> KVCache:
         """Reserve a cache of the weights' dtype and device."""
         return KVCache.empty(self.config.decoder, batch_size, num_positions, self.embedding.weight)
+
+    def add_draft_heads(self, num_heads: int) -> None:
+        """Give the backbone draft heads that have learnt nothing but the decoder's last block."""
+        self.config = self.config.model_copy(update={"num_draft_heads": num_heads})
+        self.draft_heads = DraftHeads(self.config.decoder, num_heads).to(self.embedding.weight)
+        self.draft_heads.copy_block(self.decoder)
 
     def grow_vocabulary(self, num_codes: int) -> None:
         """Give the vocabulary audio codes, once the codec that speaks them exists (report section 3.2)."""

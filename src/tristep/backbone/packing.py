@@ -44,6 +44,7 @@ SHIPPED: Mapping[str, Packing] = {
     "audio_encoder.blocks.*": "int4",
     "audio_encoder.*": "int8",
     "adaptor.*": "int8",
+    "draft_heads.*": "int8",
 }
 """What `weights/nano` uses: low-rank updates in int8, the frozen text model in int4."""
 

@@ -18,6 +18,17 @@ from torch.utils.checkpoint import checkpoint
 
 from tristep.config import DecoderConfig
 
+KEY_BLOCK = 32
+"""Cached keys are attended in blocks of so many, masked beyond a row's own: bfloat16 sums on a CPU would otherwise come
+out in another order, and so a little different, wherever a longer row is in the batch."""
+FEW_TOKENS = 24
+"""Up to here a row's cached tokens are a draft to verify, not a prompt to read."""
+
+
+def whole_blocks(num_positions: int) -> int:
+    """Round up to whole blocks of keys."""
+    return -(-num_positions // KEY_BLOCK) * KEY_BLOCK
+
 
 @dataclass
 class KVCache:
@@ -36,16 +47,17 @@ class KVCache:
     @classmethod
     def empty(cls, config: DecoderConfig, batch_size: int, num_positions: int, like: Tensor) -> KVCache:
         """Reserve room for `num_positions` tokens in each of `batch_size` rows, of the dtype and device of `like`."""
-        shape = (config.num_layers, batch_size, config.num_kv_heads, num_positions, config.width_of_head)
+        room = whole_blocks(num_positions)
+        shape = (config.num_layers, batch_size, config.num_kv_heads, room, config.width_of_head)
         lengths = torch.zeros(batch_size, dtype=torch.long, device=like.device)
         return cls(like.new_zeros(shape), like.new_zeros(shape), lengths)
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values `(B, G, T, E)` at `positions` `(B, T)`; return the rows up to the last one written."""
+        """Write keys and values `(B, G, T, E)` at `positions` `(B, T)`; return all blocks up to the last."""
         rows = torch.arange(len(positions), device=positions.device)[:, None]
         self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
         self.values[layer][rows, :, positions] = values.transpose(1, 2)
-        end = int(positions.max()) + 1
+        end = whole_blocks(int(positions.max()) + 1)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
@@ -100,7 +112,14 @@ class Attention(nn.Module):
             # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
             k_BGTE, v_BGTE = k_BGTE.repeat_interleave(shares, dim=1), v_BGTE.repeat_interleave(shares, dim=1)
             shares = 1
-        out_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, attn_mask=context.mask, enable_gqa=shares > 1)
+        # One query at a time, a token of a draft attends bit for bit as it does when it is written alone.
+        one_by_one = context.kv_cache is not None and 1 < T < FEW_TOKENS and q_BHTE.dtype == torch.bfloat16
+        steps = T if one_by_one and hidden.device.type == "cpu" else 1
+        pieces = [
+            F.scaled_dot_product_attention(query, k_BGTE, v_BGTE, attn_mask=mask, enable_gqa=shares > 1)
+            for query, mask in zip(q_BHTE.chunk(steps, dim=2), context.mask.chunk(steps, dim=2), strict=True)
+        ]
+        out_BHTE = pieces[0] if steps == 1 else torch.cat(pieces, dim=2)
         return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
 
 
@@ -227,5 +246,5 @@ def positions_in(segments: Tensor) -> Tensor:
 
 def cached_mask(positions: Tensor) -> Tensor:
     """Let queries at `positions` `(B, T)` see every cached key up to their own position: `(B, 1, T, S)`."""
-    keys = torch.arange(int(positions.max()) + 1, device=positions.device)
+    keys = torch.arange(whole_blocks(int(positions.max()) + 1), device=positions.device)
     return (keys <= positions[:, :, None])[:, None]

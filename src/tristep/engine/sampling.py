@@ -1,4 +1,6 @@
-"""Greedy decoding of a batch: one pass over the ragged prompts, then one token a step for every row.
+"""Greedy decoding of a batch: one pass over the ragged prompts, then pass after pass, each with a token for every row.
+
+Where something guesses ahead (`drafting.py`), a pass verifies the guesses too, and settles as many tokens as are right.
 
 What a row writes does not depend on its neighbours: prompts are padded on the right, what lies beyond a row's
 own length is never attended, and a row that has finished leaves the batch, so that it costs nothing.
@@ -7,7 +9,7 @@ own length is never attended, and a row that has finished leaves the batch, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,12 +17,17 @@ from torch import Tensor
 
 from tristep.backbone.model import Backbone
 from tristep.backbone.transformer import KVCache
+from tristep.engine.drafting import MOST_DRAFTS, Drafter, DraftSources, HeadDrafts, agreement
+from tristep.engine.verify import NO_DRAFT, PassCounts, verify_draft
 from tristep.modes.asr.decoding import FinishReason
 from tristep.modes.mode import Constraint
 from tristep.vocab import Vocab
 
 FindLoop = Callable[[Sequence[int]], int | None]
 """From what was written to how much of it can be kept when its end is a loop, None if it is not."""
+Bias = Callable[[Sequence[int]], Mapping[int, float]]
+"""From what was written to what is added to the logits of some tokens; it depends on nothing else that changes, so
+that a draft is verified against the same logits that greedy decoding sees."""
 
 
 @dataclass
@@ -35,6 +42,10 @@ class Completion:
     """The probability of each choice among what was allowed, of the end of the turn too."""
     finish_reason: FinishReason | None = None
     """None while it is being written."""
+    bias: Bias | None = None
+    """What makes some tokens likelier in this row."""
+    counts: PassCounts = field(default_factory=PassCounts)
+    """How many passes of the backbone it took, and what was drafted for them."""
 
     def write(self, token: int, logprob: float, vocab: Vocab, find_loop: FindLoop) -> None:
         """Take the next token, and finish when it ends the turn, uses up the budget or closes a loop."""
@@ -60,6 +71,8 @@ def greedy(
     constraint: Constraint,
     budgets: Sequence[int],
     find_loop: FindLoop = lambda tokens: None,
+    completions: Sequence[Completion] | None = None,
+    sources: DraftSources | None = None,
 ) -> list[Completion]:
     """Write the most probable allowed token, again and again, for every prompt of a batch.
 
@@ -70,6 +83,8 @@ def greedy(
         constraint: What may be written.
         budgets: The most tokens that each row may write.
         find_loop: Called on what a row has written after each token, to end it when it repeats itself.
+        completions: Rows to go on with, where some have a bias, or have written something: their prompts end with it.
+        sources: What may guess ahead: it changes how many passes are needed, and not what is written.
 
     Returns:
         One completion a prompt, in their order.
@@ -79,22 +94,33 @@ def greedy(
     """
     if not prompts:
         return []
-    num_positions = reserved_positions(backbone, prompts, budgets)
-    completions = [Completion(budget) for budget in budgets]
+    completions = list(completions or map(Completion, budgets))
+    num_positions = reserved_positions(backbone, prompts, budgets) + MOST_DRAFTS
     cache = backbone.new_cache(len(prompts), num_positions)
-    hidden = prefill(backbone, prompts, audio_embeddings, cache)  # (B, D)
     opening, body = penalties(backbone, constraint)
-    tokens = write(completions, backbone.logits(hidden) + opening, backbone.vocab, find_loop)
+    drafter = new_drafter(backbone, sources or DraftSources(), completions, num_positions, body)
+    hidden = prefill(backbone, prompts, audio_embeddings, cache, drafter)  # (B, D)
+    first = torch.stack([body if row.tokens else opening for row in completions])
+    logits = (backbone.logits(hidden) + first)[:, None]  # (B, 1, V)
+    settled = settle(completions, [[]] * len(prompts), logits, backbone.vocab, find_loop)
     writing = completions
     while True:
+        drafter.read(settled)
         places = [place for place, row in enumerate(writing) if row.finish_reason is None]
         if not places:
             return completions
         if len(places) < len(writing):
-            writing, tokens = [writing[place] for place in places], tokens[places]
+            writing, settled = [writing[place] for place in places], [settled[place] for place in places]
             cache = kept_rows(cache, places)
-        hidden = backbone(tokens[:, None], kv_cache=cache)[:, 0]  # (B, D)
-        tokens = write(writing, backbone.logits(hidden) + body, backbone.vocab, find_loop)
+            drafter.keep(places)
+        last = [tokens[-1] for tokens in settled]
+        drafts = drafter.draft([row.budget - len(row.tokens) - 1 for row in writing], cache.lengths, last)
+        logits = score(backbone, last, drafts, cache, drafter) + body  # (B, K + 1, V)
+        settled = settle(writing, drafts, logits, backbone.vocab, find_loop)
+        # What was read of a rejected draft is rolled back: it lies beyond the length, and is written over.
+        cache.lengths = cache.lengths - logits.shape[1] + cache.lengths.new_tensor([len(row) for row in settled])
+        for row, draft, tokens in zip(writing, drafts, settled, strict=True):
+            row.counts.count(len(draft), agreement(draft, tokens), len(tokens))
 
 
 def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], budgets: Sequence[int]) -> int:
@@ -112,17 +138,50 @@ def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], bud
     return needed
 
 
+def new_drafter(
+    backbone: Backbone, sources: DraftSources, completions: Sequence[Completion], num_positions: int, body: Tensor
+) -> Drafter:
+    """Put the sources to work on the rows."""
+    heads = None
+    if sources.num_heads:
+        heads = HeadDrafts(backbone, sources.num_heads, len(completions), num_positions, body)
+    return Drafter(sources, [row.tokens for row in completions], heads, body.device.type)
+
+
 def prefill(
-    backbone: Backbone, prompts: Sequence[Sequence[int]], audio_embeddings: Tensor | None, cache: KVCache
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    audio_embeddings: Tensor | None,
+    cache: KVCache,
+    drafter: Drafter | None = None,
 ) -> Tensor:
     """Read all prompts in one pass; return the hidden state after each one's last token, shape `(B, D)`."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=cache.lengths.device)
-    padding = backbone.vocab.control("turn_end")
-    rows = [list(prompt) + [padding] * (int(lengths.max()) - len(prompt)) for prompt in prompts]
-    tokens = torch.tensor(rows, device=lengths.device)
+    tokens, lengths = padded(backbone, prompts)
     hidden = backbone(tokens, audio_embeddings, kv_cache=cache)  # (B, T, D)
     cache.lengths = lengths
+    if drafter and drafter.heads:
+        drafter.heads.see(torch.zeros_like(lengths), hidden, backbone.embed(tokens, audio_embeddings))
     return hidden[torch.arange(len(prompts)), lengths - 1]
+
+
+def score(
+    backbone: Backbone, last: Sequence[int], drafts: Sequence[Sequence[int]], cache: KVCache, drafter: Drafter
+) -> Tensor:
+    """Read the token that each row wrote last, and its draft; return the logits after each, shape `(B, K + 1, V)`."""
+    tokens, _ = padded(backbone, [[token, *draft] for token, draft in zip(last, drafts, strict=True)])
+    first = cache.lengths
+    hidden = backbone(tokens, kv_cache=cache)  # (B, K + 1, D)
+    if drafter.heads:
+        drafter.heads.see(first, hidden, backbone.embedding(tokens))
+    return backbone.logits(hidden)
+
+
+def padded(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Pad rows of tokens on the right; return them, shape `(B, T)`, and their lengths, shape `(B,)`."""
+    lengths = torch.tensor([len(row) for row in rows], device=backbone.embedding.weight.device)
+    padding, longest = backbone.vocab.control("turn_end"), max(map(len, rows))
+    tokens = [[*row, *[padding] * (longest - len(row))] for row in rows]
+    return torch.tensor(tokens, device=lengths.device), lengths
 
 
 def kept_rows(cache: KVCache, places: Sequence[int]) -> KVCache:
@@ -144,10 +203,54 @@ def penalties(backbone: Backbone, constraint: Constraint) -> tuple[Tensor, Tenso
     return opening, body
 
 
-def write(writing: Sequence[Completion], logits: Tensor, vocab: Vocab, find_loop: FindLoop) -> Tensor:
-    """Let every row write its best token by logits `(B, V)`; return the tokens, shape `(B,)`."""
-    best, tokens = logits.max(dim=-1)
-    logprobs = best - logits.logsumexp(dim=-1)
-    for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
-        row.write(token, logprob, vocab, find_loop)
-    return tokens
+def settle(
+    writing: Sequence[Completion],
+    drafts: Sequence[Sequence[int]],
+    logits: Tensor,
+    vocab: Vocab,
+    find_loop: FindLoop,
+) -> list[list[int]]:
+    """Let every row write its best tokens: those that were drafted, as far as they are the best, and one more.
+
+    A bias takes part in the choice and not in the probabilities: those stay the model's own.
+
+    Args:
+        writing: The rows.
+        drafts: Guesses, at most K tokens a row.
+        logits: After the last token and after each guess, masked, shape `(B, K + 1, V)`.
+        vocab: Their id space.
+        find_loop: Finds the end that repeats itself.
+
+    Returns:
+        What each row has written now, the end of the turn included.
+    """
+    K = logits.shape[1] - 1
+    guessed = [[*draft, *[NO_DRAFT] * (K - len(draft))] for draft in drafts]
+    biases = [
+        row.bias and row.bias([*row.tokens, *draft[:place]])
+        for row, draft in zip(writing, drafts, strict=True)
+        for place in range(K + 1)
+    ]
+    draft_tokens = torch.tensor(guessed, dtype=torch.long, device=logits.device).view(len(writing), K)
+    verified = verify_draft(draft_tokens, biased(logits.flatten(0, 1), biases).view_as(logits))
+    logprobs = logits.gather(2, verified.tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)  # (B, K + 1)
+    lines = zip(verified.tokens.tolist(), logprobs.tolist(), (verified.num_accepted + 1).tolist(), strict=True)
+    settled = []
+    for row, (tokens, probs, num_tokens) in zip(writing, lines, strict=True):
+        count = 0
+        while count < num_tokens and row.finish_reason is None:
+            row.write(tokens[count], probs[count], vocab, find_loop)
+            count += 1
+        settled.append(tokens[:count])
+    return settled
+
+
+def biased(logits: Tensor, biases: Sequence[Mapping[int, float] | None]) -> Tensor:
+    """Add its bias to each row of logits `(N, V)`; what is forbidden, at minus infinity, stays so."""
+    if not any(biases):
+        return logits
+    logits = logits.clone()
+    for row, bias in zip(logits, biases, strict=True):
+        if bias:
+            row[list(bias)] += row.new_tensor(list(bias.values()))
+    return logits

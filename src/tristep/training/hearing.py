@@ -17,7 +17,7 @@ from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.config import Settings
 from tristep.modes.asr import data as asr_data
-from tristep.modes.asr.decoding import ctc_tokens
+from tristep.modes.asr.decoding import hypotheses
 from tristep.modes.asr.objective import asr_losses
 from tristep.text import error_rate, spell_letters
 from tristep.training import distributed
@@ -67,6 +67,10 @@ class LossSettings(Settings):
     """The `ctc` adaptor's letters at 25 Hz."""
     load: float = 0.0
     """Auxiliary load loss of the experts."""
+    drafts: float = 0.0
+    """The draft heads' tokens, all heads together."""
+    draft_decay: float = 0.9
+    """Weight of a draft head relative to that of the one before it (report section 4.3)."""
 
 
 class HearingRecipe(Recipe):
@@ -195,9 +199,4 @@ def ctc_transcripts(model: Backbone, source: SampleSource, clips: Sequence[Clip]
     rows = [source.frames(clip) for clip in clips]
     num_frames = torch.tensor([len(row) for row in rows], device=device)
     adapted = model.adapt(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), num_frames)
-    assert adapted.ctc_logits is not None
-    text_tokens = model.adaptor.ctc_tokens.tolist()
-    return [
-        source.chat.tokenizer.decode([text_tokens[index] for index in row]).strip()
-        for row in ctc_tokens(adapted.ctc_logits, adapted.num_embeddings)
-    ]
+    return hypotheses(adapted, model.adaptor.ctc_tokens.tolist(), source.chat.tokenizer)

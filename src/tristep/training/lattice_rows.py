@@ -1,8 +1,9 @@
 """Rows that share: the vocabulary's codes learn together, because they lie on one lattice.
 
-A code is a combination of a few levels, so its row is taught as the sum of a row of its own, a vector for each of its
-levels and one for each pair of them. What one code learns, the codes that share a level with it learn too: thousands of
-rows learn from hours of speech instead of from weeks. The sum is a row like any other, and is stored as one.
+A code is a combination of a few levels, so its row is taught as a sum: where it starts, a vector for each of its levels
+and one for each pair of them. What one code learns, the codes that share a level with it learn too: thousands of rows
+learn from hours of speech instead of from weeks, where rows that learn alone, or besides, learn their clips by heart
+(docs/log.md). The sum is a row like any other, and is stored as one.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class LatticeRows(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Add what is shared to rows `(R, D)`."""
-        shared = self.features @ self.directions
-        return rows + F.pad(shared, (0, 0, len(rows) - len(shared), 0))
+        first_code = len(rows) - len(self.features)
+        codes = rows[first_code:].detach() + self.features @ self.directions
+        return torch.cat([rows[:first_code], codes])
 
 
 def shared_features(lattice: Lattice) -> Tensor:

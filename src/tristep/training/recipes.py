@@ -27,6 +27,8 @@ class ModelSettings(Settings):
     """Whisper weights: a folder or a Hugging Face id; random if neither is given."""
     decoder: str | None = None
     """Llama or Qwen2 weights: a folder, a GGUF file, or a Hugging Face id; random if not given."""
+    num_draft_heads: int = 0
+    """Draft heads that a model without any is given, each a copy of its last block (report section 4.3: 5)."""
     packing: Literal["fp32", "shipped"] = "fp32"
     """`shipped` rounds the frozen weights as they will be stored, so that what learns meets what ships."""
 
@@ -51,6 +53,7 @@ class LearnSettings(Settings):
     """The rows that the vocabulary gained: control tokens and audio codes."""
     head: float = 0.0
     """The output layer, where it is not the embedding."""
+    draft_heads: float = 0.0
     low_rank: LowRankSettings | None = None
 
 

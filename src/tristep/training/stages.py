@@ -32,7 +32,14 @@ from tristep.training.step import Task
 from tristep.training.supervised import train
 from tristep.vocab import TextTokenizer
 
-LEARNT_IN_FULL = {**SHIPPED, "adaptor.*": "fp32", "*.up": "fp32", "*.down": "fp32", "embedding.grown": "fp32"}
+LEARNT_IN_FULL = {
+    **SHIPPED,
+    "adaptor.*": "fp32",
+    "*.up": "fp32",
+    "*.down": "fp32",
+    "embedding.grown": "fp32",
+    "draft_heads.*": "fp32",
+}
 """How a run on packed weights is saved: what is frozen as it ships, what learns unrounded."""
 
 
@@ -63,7 +70,7 @@ def run(recipe_path: Path, out: Path, steps: int | None = None, data_root: Path 
     backbone, tokenizer = prepare(recipe, data_root, out)
     backbone.to(device)
     lesson = teach(recipe, Chat(backbone.vocab, tokenizer), backbone, data_root)
-    distributed.shard(backbone, backbone.decoder.blocks, methods=["adapt", "logits"])
+    distributed.shard(backbone, backbone.decoder.blocks, methods=["adapt", "logits", "look_ahead"])
     groups = parameter_groups(backbone, recipe.learn)
     task = Task(backbone, lesson.losses, lesson.batch_at, lesson.evaluate, groups)
     measures = train(task, recipe.optim, recipe.loop, out, steps)
@@ -109,6 +116,8 @@ def start_model(settings: ModelSettings, seed: int) -> tuple[Backbone, TextToken
     else:
         config = load_backbone_config(settings.config)
         backbone, tokenizer = start_backbone(config, settings.encoder, settings.decoder, seed)
+    if settings.num_draft_heads and backbone.draft_heads is None:
+        backbone.add_draft_heads(settings.num_draft_heads)
     if settings.packing == "shipped":
         pack_in_place(backbone, SHIPPED)
     return backbone, tokenizer
@@ -131,6 +140,12 @@ def parameter_groups(backbone: Backbone, learn: LearnSettings) -> list[dict[str,
     }
     if backbone.head is not backbone.embedding:
         parts["head"] = (learn.head, list(backbone.head.parameters()))
+    if backbone.draft_heads is not None:
+        parts["draft_heads"] = (learn.draft_heads, list(backbone.draft_heads.parameters()))
+    elif learn.draft_heads:
+        raise ValueError(
+            "draft_heads has a learning rate but the model has no draft heads: set num_draft_heads in [model]"
+        )
     if learn.low_rank:
         if not low_rank:
             add_low_rank(backbone.decoder, learn.low_rank.rank, learn.low_rank.names)

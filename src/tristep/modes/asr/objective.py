@@ -1,7 +1,7 @@
-"""ASR, optimisation target: the likelihood of the transcript, and CTC on the way to it.
+"""ASR, optimisation target: the likelihood of the transcript and of the tokens ahead, and CTC on the way to it.
 
-The report trains next-token prediction over the transcript (section 4.1; the five tokens ahead of section 4.3 are
-the draft heads'). The CTC term is ours and only for adaptors that have a CTC head.
+The report trains next-token prediction over the transcript (section 4.1), and the draft heads on the tokens after the
+next (section 4.3). The CTC terms are ours and only for adaptors that have a CTC head.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tristep.backbone.audio_encoder import Adapted, valid
@@ -39,6 +40,8 @@ def asr_losses(
     ctc: float = 0.0,
     letters: float = 0.0,
     load: float = 0.0,
+    drafts: float = 0.0,
+    draft_decay: float = 0.9,
 ) -> dict[str, Tensor]:
     """Compute the weighted sum of losses over a batch, and its parts as sums over their own targets.
 
@@ -49,10 +52,13 @@ def asr_losses(
         ctc: Weight of a CTC target relative to that of a token of the transcript.
         letters: Weight of a letter under the adaptor's CTC over letters.
         load: Weight of the experts' auxiliary load loss.
+        drafts: Weight of the draft heads' cross-entropies, themselves weighted to a sum of one.
+        draft_decay: Weight of a draft head relative to that of the one before it.
 
     Returns:
         `loss` and `num_targets` as the training step wants them, and the parts `next_token`, `ctc` and `letters` with
-        their `_targets`.
+        their `_targets`; for each draft head also `draft_1`, ..., and `accepted_1`, ...: how often it is right where
+        all heads before it are.
     """
     if not next_token and not ctc:
         raise ValueError("both loss weights, next_token and ctc, are 0: give at least one of them a weight")
@@ -79,8 +85,51 @@ def asr_losses(
         losses["next_token"] = next_token_loss(backbone.logits(hidden[predicting]), targets)
         losses["next_token_targets"] = torch.tensor(len(targets), device=targets.device)
         total = total + next_token * losses["next_token"] + load * expert_load(backbone) * len(targets)
+        if drafts:
+            branches = look_ahead(backbone, hidden, packed, adapted)
+            losses |= draft_losses(backbone, branches, packed)
+            for number, weight in enumerate(draft_weights(len(branches), draft_decay), start=1):
+                total = total + drafts * weight * losses[f"draft_{number}"]
     counted = losses["next_token_targets"] if next_token else losses["ctc_targets"]
     return {"loss": total, "num_targets": counted, **losses}
+
+
+def draft_weights(num_heads: int, decay: float = 0.9) -> list[float]:
+    """Weigh the heads: each `decay` times the one before it, in all one (report section 4.3)."""
+    total = sum(decay**depth for depth in range(num_heads))
+    return [decay**depth / total for depth in range(num_heads)]
+
+
+def look_ahead(backbone: Backbone, hidden: Tensor, packed: Packed, adapted: Adapted) -> list[Tensor]:
+    """Run the draft heads, if there are any, over packed samples."""
+    if backbone.draft_heads is None:
+        raise ValueError("the loss asks for drafts but the model has no draft heads: set num_draft_heads or drafts = 0")
+    return backbone.look_ahead(hidden, packed.tokens, adapted.flat(), packed.segments)
+
+
+def draft_losses(backbone: Backbone, branches: list[Tensor], packed: Packed) -> dict[str, Tensor]:
+    """Score what each draft head, whose hidden states are `(B, T, D)`, says about the tokens of the transcript.
+
+    A head is asked only where the backbone writes too: at a position that predicts a token of the transcript, and of
+    the same one as its own guess, `h` tokens further.
+    """
+    predicting, _ = shifted_targets(packed.tokens, packed.loss_mask, packed.segments)
+    agreed = predicting.clone()
+    losses: dict[str, Tensor] = {}
+    for depth, branch in enumerate(branches, start=1):
+        asked = predicting & ahead(predicting, depth) & (ahead(packed.segments, depth) == packed.segments)
+        targets = ahead(packed.tokens, depth + 1)[asked]
+        logits = backbone.logits(branch[asked])
+        losses[f"draft_{depth}"] = next_token_loss(logits, targets)
+        agreed[asked] &= logits.argmax(dim=-1) == targets
+        losses[f"accepted_{depth}"] = agreed[asked].sum()
+        losses[f"draft_{depth}_targets"] = losses[f"accepted_{depth}_targets"] = asked.sum()
+    return losses
+
+
+def ahead(field: Tensor, steps: int) -> Tensor:
+    """Show at each position what lies `steps` after it, 0 or False beyond the end: `(B, T)` -> `(B, T)`."""
+    return F.pad(field, (0, steps))[:, steps:]
 
 
 @dataclass(frozen=True)
