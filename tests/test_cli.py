@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import srt
 import torch
 from typer.testing import CliRunner, Result
 
@@ -66,6 +67,39 @@ def test_json_lines_hold_the_whole_result(weights: str) -> None:
     assert {"start_s", "end_s", "confidence"} <= first["segments"][0].keys()
 
 
+def test_captions_are_written_into_a_folder_a_file_each(weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "captions"
+    result = run("transcribe", CLIP, OTHER_CLIP, "--format", "srt", "--out", str(out), "--model", weights)
+    assert result.stdout.splitlines() == [str(out / "jfk.srt"), str(out / "kathleen_b0442.srt")]
+    assert list(srt.parse((out / "jfk.srt").read_text()))
+
+
+def test_the_captions_of_one_file_go_to_stdout(weights: str) -> None:
+    assert run("transcribe", CLIP, "--format", "vtt", "--model", weights).stdout.startswith("WEBVTT\n\n00:")
+
+
+def test_json_holds_words_if_they_are_asked_for(weights: str) -> None:
+    plain, timed = (
+        json.loads(run("transcribe", CLIP, "--json", "--model", weights, *more).stdout) for more in ((), ("--words",))
+    )
+    assert plain["segments"][0]["words"] is None
+    assert {"text", "start_s", "end_s", "confidence"} == timed["segments"][0]["words"][0].keys()
+
+
+def test_hotwords_are_separated_by_commas_or_repeated(weights: str) -> None:
+    arguments = ("--hotwords", "Troutina, Ann", "--hotwords", "Zoe", "--itn")
+    assert "troutina" in run("transcribe", CLIP, "--model", weights, *arguments).stdout
+
+
+def test_a_stream_prints_what_is_settled_from_a_file_or_from_stdin(weights: str) -> None:
+    printed = run("transcribe", OTHER_CLIP, "--stream", "--model", weights)
+    assert printed.exit_code == 0
+    pcm = (read_audio(Path(OTHER_CLIP)) * 32767).to(torch.int16).numpy().tobytes()
+    piped = CliRunner().invoke(app, ["transcribe", "-", "--stream", "--model", weights], input=pcm)
+    assert (piped.exit_code, piped.stderr) == (0, "")
+    assert len(piped.stdout) > 1
+
+
 def test_silence_is_an_empty_line_and_no_error(weights: str, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.wav", [0.0] * 16_000, 16_000)
     result = run("transcribe", str(tmp_path / "silence.wav"), "--model", weights)
@@ -93,13 +127,33 @@ def test_what_is_no_sound_is_one_sentence(weights: str, tmp_path: Path, content:
         (["transcribe", str(DATA)], "is a folder"),
         (["transcribe", CLIP, "--language", "english"], "no language 'english'"),
         (["transcribe", CLIP, "--model", "gone"], "no weights 'gone'"),
+        (["transcribe", CLIP, "--json", "--format", "srt"], "both say how to print"),
+        (["transcribe", CLIP, "--words"], "--words shows in JSON only"),
+        (["transcribe", CLIP, OTHER_CLIP, "--format", "vtt"], "give --out"),
+        (["transcribe", CLIP, "elsewhere/jfk.mp3", "--out", "captions"], "have the same name"),
+        (["transcribe", CLIP, OTHER_CLIP, "--stream"], "give one FILE"),
+        (["transcribe", CLIP, "--stream", "--json"], "give one FILE"),
+        (["transcribe", CLIP, "--hotwords", "?!"], "can't be spelt"),
+        (["transcribe", CLIP, "--itn", "--language", "fr"], "no rules for 'fr'"),
+        (["transcribe", CLIP, "--itn", "--style", "written"], "ask for 'spoken'"),
         (["train", "gone.toml", "--out", "runs"], "no file 'gone.toml'"),
         (["evaluate", "asr", "--manifest", "gone.jsonl", "--out", "report.json"], "no test set at 'gone.jsonl'"),
+        (["label", str(DATA), "--out", "labels", "--recogniser", "gone"], "no weights 'gone'"),
     ],
 )
 def test_a_mistake_is_one_sentence(weights: str, arguments: list[str], part: str) -> None:
     model = ["--model", weights] if arguments[0] == "transcribe" and "--model" not in arguments else []
     assert_is_users_mistake(run(*arguments, *model), part)
+
+
+def test_a_folder_is_labelled_by_a_recogniser_of_ones_own(weights: str, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.flac").write_bytes(Path(CLIP).read_bytes())
+    result = run("label", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--recogniser", weights)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1 ")
+    assert len((tmp_path / "out" / "pieces.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "out" / "summary.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +170,7 @@ def test_a_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("verb", [[], ["transcribe"], ["train"], ["evaluate"], ["evaluate", "asr"]])
+@pytest.mark.parametrize("verb", [[], ["transcribe"], ["train"], ["label"], ["evaluate"], ["evaluate", "asr"]])
 def test_help_fits_a_screen_of_80_by_40(verb: list[str]) -> None:
     result = run(*verb, "--help")
     assert result.exit_code == 0

@@ -68,6 +68,8 @@ _EDGE = N_FFT // 2
 _BLOCK = 1 << 17
 _LONGEST_NAME = 200
 _PLACEHOLDER_BYTES = 0x7FFF0000
+_UNKNOWN_FRAMES = 1 << 62
+"""libsndfile's count of samples where a header gives none, as in a FLAC written to a pipe."""
 _READABLE = "expected WAV, FLAC, OGG, MP3, M4A, WebM or another common audio file"
 _UNFINISHED = "check that the recorder or the upload finished"
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tak,tta,wav,wv"
@@ -79,6 +81,10 @@ Source = str | Path | bytes | BinaryIO
 
 class AudioError(ValueError):
     """A sound that can't be read or written, told in one sentence on one line."""
+
+
+class TooLongError(AudioError):
+    """A sound that lasts longer than it may."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ def _mono_blocks(decoder: _Decoder, name: str, limit_s: float) -> Iterator[Sampl
             )
         num_samples += len(block)
         if num_samples > limit_s * decoder.sample_rate:
-            raise AudioError(f"{name} goes on after {limit_s:g} s: expected at most that; cut it into shorter files")
+            raise TooLongError(f"{name} goes on after {limit_s:g} s: expected at most that; cut it into shorter files")
         yield block.mean(axis=1, dtype=np.float32)
     _check_whole(num_samples / decoder.sample_rate, decoder.duration_s, name)
 
@@ -230,7 +236,7 @@ def _check_header(decoder: _Decoder, name: str, limit_s: float) -> None:
             "Hz; resample it or repair its header"
         )
     if decoder.duration_s is not None and decoder.duration_s > limit_s:
-        raise AudioError(
+        raise TooLongError(
             f"{name} promises {decoder.duration_s:.1f} s of sound: expected at most {limit_s:g} s; "
             "cut it into shorter files"
         )
@@ -292,9 +298,13 @@ def _decoder(file: BinaryIO, name: str) -> _Decoder:
         raise AudioError(f"{name} is empty: {_READABLE}; {_UNFINISHED}")
     file.seek(start)
     try:
-        return _soundfile_decoder(soundfile.SoundFile(file))
+        sound = soundfile.SoundFile(file)
+        if sound.frames < _UNKNOWN_FRAMES:
+            return _soundfile_decoder(sound)
+        sound.close()  # libsndfile can't read a FLAC of unknown length to its end
     except (soundfile.LibsndfileError, TypeError):  # TypeError: a name in .raw
-        file.seek(start)
+        pass
+    file.seek(start)
     try:
         return _av_decoder(file, name)
     except (av.FFmpegError, ValueError) as error:
@@ -316,7 +326,7 @@ def _soundfile_decoder(sound: Any) -> _Decoder:
 
 def _promised_s(sound: Any) -> float | None:
     """Read the promised duration; libsndfile cuts a WAV header's promise to the file and logs that."""
-    if sound.samplerate <= 0 or sound.frames >= 1 << 62:  # unknown, as in a FLAC written to a pipe
+    if sound.samplerate <= 0:
         return None
     promised_s = float(sound.frames / sound.samplerate)
     shortened = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
 from tristep import __version__
 
 if TYPE_CHECKING:
-    from tristep.engine.engine import OnProgress, Transcription
+    from torch import Tensor
+
+    from tristep.engine.engine import Engine
+    from tristep.engine.listening import OnProgress
+    from tristep.engine.settings import Options
+    from tristep.engine.streaming import StreamEvent
+    from tristep.engine.transcription import Transcription
 
 USER_ERROR, INTERRUPTED = 2, 130
 LONG_S = 60.0
 """Sound longer than this is worth a progress bar."""
 LONG_TEXT = 300
 """Characters of text that are worth one."""
+STREAM_CHUNK_S = 1.0
 
 app = typer.Typer(
     help="One audio-language model that listens and speaks.",
@@ -40,6 +49,18 @@ class Style(StrEnum):
 
     written = "written"
     spoken = "spoken"
+
+
+class Format(StrEnum):
+    """How a transcript is printed."""
+
+    text = "text"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+
+
+SUFFIXES = {Format.text: "txt", Format.json: "json", Format.srt: "srt", Format.vtt: "vtt"}
 
 
 def print_version(wanted: bool) -> None:
@@ -66,58 +87,146 @@ def examples(*commands: str) -> str:
 @app.command(
     epilog=examples(
         "transcribe hello.wav",
-        "transcribe --json interview.mp3 > interview.json",
-        "transcribe --language en --batch-size 16 recordings/*.flac",
+        "transcribe --json --words interview.mp3 > interview.json",
+        "transcribe --format srt --out captions recordings/*.flac",
     )
 )
 def transcribe(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files of any kind and length.")],
-    language: Annotated[
-        str | None, typer.Option(help="Language that is spoken, such as en; recognised if not given.")
-    ] = None,
+    language: Annotated[str | None, typer.Option(help="What is spoken, such as en; else recognised.")] = None,
     style: Annotated[
         Style, typer.Option(help="Plain lower case, or written with capitals and punctuation (nano errs more then).")
     ] = Style.spoken,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line: text, times, confidence, how it ended.")
+    hotwords: Annotated[
+        list[str] | None, typer.Option(help="Names to expect, separated by commas; repeatable.")
+    ] = None,
+    itn: Annotated[bool, typer.Option("--itn", help="Write numbers, dates and amounts in digits.")] = False,
+    layout: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines: times, confidence, how it ended.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="In JSON, say when each word is said.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write a file into for each source.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print as it comes; - is 16-bit PCM, 16 kHz, on stdin.")
     ] = False,
-    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder.")] = "nano",
     batch_size: Annotated[int, typer.Option(min=1, help="Segments decoded together.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
 ) -> None:
     """Write down what is said in sound files.
 
-    Text goes to stdout, one line a file, after its name if there are several. A file that can't be read is
-    reported on stderr, the others are still transcribed, and the exit status is 2.
+    Text goes to stdout, one line a file, after its name if there are several. A
+    file that can't be read is reported on stderr, the others are still
+    transcribed, and the exit status is 2.
     """
-    failed = False
     with user_errors():
         set_threads(threads)
-        from tristep.audio import AudioError
-        from tristep.engine.engine import Engine, check_settings
+        layout = check_layout(layout, as_json, words, stream, out, files)
+        from tristep.engine.engine import Engine
+        from tristep.engine.settings import Settings
 
-        check_settings(language, style.value, batch_size)
+        options: Options = {
+            "language": language,
+            "style": style.value,
+            "hotwords": [word.strip() for line in hotwords or () for word in line.split(",") if word.strip()],
+            "itn": itn,
+            "words": words or layout in (Format.srt, Format.vtt),
+        }
+        Settings(**options)
         engine = Engine.load(model)
-        with progress_bar(files) as on_progress:
-            results = engine.transcribe_each(
-                files, language=language, style=style.value, batch_size=batch_size, on_progress=on_progress
-            )
-            for path, result in zip(files, results, strict=True):
-                if isinstance(result, AudioError):
-                    failed = True
-                    complain(str(result))
-                else:
-                    typer.echo(as_line(path, result, as_json, len(files) > 1))
-    if failed:
-        raise typer.Exit(USER_ERROR)
+        if stream:
+            print_stream(engine, files[0], options)
+        elif not print_transcripts(engine, files, layout, out, batch_size, options):
+            raise typer.Exit(USER_ERROR)
 
 
-def as_line(path: Path, result: Transcription, as_json: bool, several: bool) -> str:
-    """Write one result as one line."""
-    if as_json:
+def check_layout(
+    layout: Format, as_json: bool, words: bool, stream: bool, out: Path | None, files: Sequence[Path]
+) -> Format:
+    """Return how a transcript is laid out, after refusing what does not go together."""
+    if as_json and layout not in (Format.text, Format.json):
+        raise ValueError(f"--json and --format {layout.value} both say how to print: give one of them")
+    layout = Format.json if as_json else layout
+    if words and layout is not Format.json:
+        raise ValueError(f"--words shows in JSON only, and the format is {layout.value}: add --json, or leave it out")
+    if stream and (layout is not Format.text or out or len(files) > 1):
+        raise ValueError("--stream prints the text of one source: give one FILE, and leave out --format and --out")
+    if layout in (Format.srt, Format.vtt) and len(files) > 1 and out is None:
+        raise ValueError(f"{len(files)} files can't share one {layout.value} file: give --out, a folder for theirs")
+    if out and len({path.stem for path in files}) < len(files):
+        raise ValueError("--out names files after their sources, and two of these have the same name: rename one")
+    return layout
+
+
+def print_transcripts(
+    engine: Engine, files: Sequence[Path], layout: Format, out: Path | None, batch_size: int, options: Options
+) -> bool:
+    """Print what is said in files, or write it into a folder; return whether all of them could be read."""
+    from tristep.audio import AudioError
+
+    readable = True
+    with progress_bar(files) as on_progress:
+        results = engine.transcribe_each(files, batch_size=batch_size, on_progress=on_progress, **options)
+        for path, result in zip(files, results, strict=True):
+            if isinstance(result, AudioError):
+                readable = False
+                complain(str(result))
+                continue
+            text = laid_out(path, result, layout, len(files) > 1 and out is None)
+            if out:
+                path = write_text(out / f"{path.stem}.{SUFFIXES[layout]}", text)
+                text = str(path)
+            typer.echo(text)
+    return readable
+
+
+def print_stream(engine: Engine, path: Path, options: Options) -> None:
+    """Print what is settled of a sound as it comes, from a file or from stdin."""
+    from tristep.audio import stream_audio
+
+    listening = engine.stream_transcription(commit="segment" if options["itn"] else "agreement", **options)
+    chunks = stdin_chunks() if str(path) == "-" else stream_audio(path, STREAM_CHUNK_S)
+    for chunk in chunks:
+        print_committed(listening.push(chunk))
+    print_committed(listening.finish())
+    typer.echo()
+
+
+def stdin_chunks() -> Iterator[Tensor]:
+    """Yield what arrives on stdin as waveforms `(S,)`, until it ends."""
+    import numpy as np
+    import torch
+
+    rest = b""
+    while data := cast(BufferedReader, sys.stdin.buffer).read1():  # what has arrived, without waiting for more
+        data = rest + data
+        whole = len(data) // 2 * 2
+        rest = data[whole:]
+        yield torch.from_numpy(np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768)
+
+
+def print_committed(events: Sequence[StreamEvent]) -> None:
+    """Print what is settled."""
+    typer.echo("".join(event.text for event in events if event.kind == "committed"), nl=False)
+    sys.stdout.flush()
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file and the folder that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return path
+
+
+def laid_out(path: Path, result: Transcription, layout: Format, named: bool) -> str:
+    """Write one result as the format says."""
+    from tristep.engine.captions import srt, vtt
+
+    if layout is Format.json:
         return json.dumps({"path": str(path), **result.to_dict()}, ensure_ascii=False)
+    if layout is not Format.text:
+        return (srt if layout is Format.srt else vtt)(result).rstrip("\n")
     text = " ".join(result.text.split())
-    return f"{path}: {text}" if several else text
+    return f"{path}: {text}" if named else text
 
 
 @app.command(
@@ -163,6 +272,64 @@ def speak(
 
 @app.command(
     epilog=examples(
+        "serve",
+        "serve --host 0.0.0.0 --api-key-file keys.txt",
+    )
+)
+def serve(
+    model: Annotated[str, typer.Option(help="Shipped weights, or a folder.")] = "nano",
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    api_key: Annotated[list[str] | None, typer.Option(envvar="TRISTEP_API_KEY", help="Clients must send it.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File of keys, one a line.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other machines without a key.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Name of this server; repeatable.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Web page that may call; repeatable.")] = None,
+    voices: Annotated[Path | None, typer.Option(help="Folder for cloned voices; allows cloning.")] = None,
+    open_voices: Annotated[bool, typer.Option("--open-voices", help="List voices without a key.")] = False,
+    style: Annotated[Style, typer.Option(help="How transcripts are written.")] = Style.spoken,
+    max_mb: Annotated[int, typer.Option(help="Largest upload, MiB.")] = 25,
+    max_minutes: Annotated[int, typer.Option(help="Longest sound.")] = 120,
+    max_queue: Annotated[int, typer.Option(help="Requests at once.")] = 16,
+    max_rate: Annotated[int, typer.Option(help="Requests a minute by one client.")] = 600,
+    threads: Annotated[int | None, typer.Option(help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Serve OpenAI's and StepFun's HTTP API: transcriptions, speech, voices.
+
+    Point a client at the address that is printed once the model is loaded. Other machines are served only with a key.
+    """
+    with user_errors():
+        with extra("serve"):
+            from tristep.server import app as server
+            from tristep.server.settings import MIB, Settings
+
+        settings = Settings(
+            model=model, host=host, port=port, api_keys=(*(api_key or ()), *read_keys(api_key_file)),
+            insecure=insecure, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
+            voices=voices, list_voices_openly=open_voices, style=style.value, max_file_bytes=max_mb * MIB,
+            max_audio_s=60.0 * max_minutes, max_queue=max_queue, max_requests_per_minute=max_rate,
+            threads=threads,
+        )  # fmt: skip
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        server.run(settings, lambda address: typer.echo(f"{settings.model_id} is served at {address}/v1"))
+
+
+def read_keys(path: Path | None) -> list[str]:
+    """Read a file of keys."""
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}): give a file of keys, one a line") from error
+    keys = [line.strip() for line in lines if line.strip()]
+    if not keys:
+        raise ValueError(f"{path} holds no key: expected one a line")
+    return keys
+
+
+@app.command(
+    epilog=examples(
         "train recipes/toy/1_align.toml --out runs/toy",
         "train recipes/nano/3_sft.toml --out runs/sft --data corpora",
     )
@@ -179,6 +346,45 @@ def train(
             from tristep.training import codec, stages
         run = codec.run_codec if codec.part_of(recipe) else stages.run
         run(recipe, out, steps, data)
+
+
+@app.command(
+    epilog=examples(
+        "label talks --out labelled --join-s 600",
+        "label clips --out new --recogniser nano --recogniser my/weights",
+    )
+)
+def label(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of recordings, or of a manifest.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for labels and cuts; what is there is resumed.")],
+    recogniser: Annotated[
+        list[str] | None, typer.Option(help="nano, weights, or faster-whisper:MODEL; repeatable, best first.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Language that is spoken; recognised if not given.")] = None,
+    max_disagreement: Annotated[
+        float, typer.Option(min=0.0, help="Share of disputed places that drops a piece.")
+    ] = 0.05,
+    join_s: Annotated[float, typer.Option(min=0.0, help="Join neighbours to samples of this length, s.")] = 0.0,
+    endpoint: Annotated[str | None, typer.Option(help="URL of a chat endpoint that restores writing.")] = None,
+    endpoint_model: Annotated[str, typer.Option(help="The model's name at the endpoint.")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Write transcripts for recordings that have none, by the votes of recognisers.
+
+    What becomes of each piece is counted on stdout; manifest.jsonl holds what is kept, summary.html says more.
+    """
+    with user_errors():
+        set_threads(threads)
+        with extra("train"):
+            from tristep.corpus import label as labelling
+            from tristep.corpus import recognisers
+
+            repair = labelling.repair_by(endpoint, endpoint_model) if endpoint else None
+            voters = recognisers.load_recognisers(recogniser or ["nano"])
+            settings = labelling.Settings(language, max_disagreement, max_joined_s=join_s)
+            counts = labelling.label_folder(folder, out, voters, settings, repair)
+        typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()))
+        typer.echo(f"written to {out / 'manifest.jsonl'} and {out / 'summary.html'}", err=True)
 
 
 @evaluate_app.command(

@@ -4,7 +4,9 @@ import gc
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,16 @@ import torch
 import tristep
 from tristep.audio import LISTEN_HZ, AudioError, read_audio
 from tristep.backbone.checkpoints import save_backbone
+from tristep.backbone.int8 import Precision
 from tristep.backbone.low_rank import LowRankLinear, add_low_rank
 from tristep.backbone.model import Backbone
 from tristep.config import load_backbone_config
-from tristep.engine.engine import Engine, Segment, joined
+from tristep.engine.engine import Engine
+from tristep.engine.sampling import Completion
+from tristep.engine.segments import speech_segments
+from tristep.engine.settings import Settings
+from tristep.engine.transcription import Segment, in_digits, joined
+from tristep.engine.words import Word
 from tristep.vocab import byte_tokenizer
 
 DATA = Path(__file__).parents[1] / "data"
@@ -89,6 +97,10 @@ def test_the_language_can_be_fixed(engine: Engine) -> None:
         ({"language": "english"}, "no language 'english'"),
         ({"style": "rhymed"}, "no style 'rhymed'"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"hotwords": "Ann, Bob"}, "give a list"),
+        ({"hotwords": ["Ann", "?"]}, "'\\?' can't be spelt"),
+        ({"itn": True, "language": "fr"}, "no rules for 'fr'"),
+        ({"itn": True, "style": "written"}, "the style is 'written'"),
     ],
 )
 def test_a_setting_that_does_not_exist_is_refused(engine: Engine, settings: dict[str, object], message: str) -> None:
@@ -157,15 +169,22 @@ def test_low_rank_updates_are_merged_and_change_nothing() -> None:
 
 def test_a_saved_model_loads_by_its_folder_and_says_the_same(engine: Engine, tmp_path: Path) -> None:
     save_backbone(engine.backbone, engine.chat.tokenizer, tmp_path / "toy", packing="fp32")
-    assert tristep.load(tmp_path / "toy").transcribe(CLIP) == engine.transcribe(CLIP)
+    assert tristep.load(tmp_path / "toy", precision="fp32").transcribe(CLIP) == engine.transcribe(CLIP)
 
 
-def test_half_precision_is_for_the_decoder_only(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8", None])
+def test_few_bits_are_for_the_decoder_only(engine: Engine, tmp_path: Path, precision: Precision | None) -> None:
     save_backbone(engine.backbone, engine.chat.tokenizer, tmp_path / "toy", packing="fp32")
-    loaded = tristep.load(tmp_path / "toy", dtype=torch.bfloat16)
+    loaded = tristep.load(tmp_path / "toy", precision=precision)
     assert loaded.backbone.embedding.weight.dtype == torch.bfloat16
     assert loaded.backbone.audio_encoder.conv1.weight.dtype == torch.float32
     assert loaded.transcribe(CLIP).segments
+
+
+def test_an_unknown_precision_is_refused(engine: Engine, tmp_path: Path) -> None:
+    save_backbone(engine.backbone, engine.chat.tokenizer, tmp_path / "toy", packing="fp32")
+    with pytest.raises(ValueError, match="no precision 'int4': give fp32, bf16 or int8"):
+        tristep.load(tmp_path / "toy", precision="int4")
 
 
 def test_progress_adds_up_to_the_duration(engine: Engine) -> None:
@@ -215,3 +234,77 @@ def test_transcribing_imports_nothing_that_only_training_needs() -> None:
     code = f"import sys, tristep.engine.engine; sys.exit(', '.join(sys.modules.keys() & {set(heavy)!r}))"
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.stderr.strip() == ""
+
+
+EVERYTHING: dict[str, Any] = {"words": True, "hotwords": ["Troutina"], "itn": True}
+SOURCES = [CLIP, DATA / "kathleen_b0442.opus", torch.zeros(8000), DATA / "lj002_0154.opus"]
+
+
+def test_the_words_of_a_segment_are_its_text_and_lie_inside_it(engine: Engine) -> None:
+    result = engine.transcribe(CLIP, words=True)
+    for segment in result.segments:
+        assert segment.words is not None
+        assert [word.text for word in segment.words] == segment.text.split()
+        edges = [edge for word in segment.words for edge in (word.start_s, word.end_s)]
+        assert edges == sorted(edges)
+        assert all(segment.start_s - 1e-6 <= edge <= segment.end_s + 1e-6 for edge in edges)
+        assert all(0 < word.confidence <= 1 for word in segment.words)
+    assert json.loads(json.dumps(result.to_dict()))["segments"][0]["words"][0].keys() == {
+        "text", "start_s", "end_s", "confidence",
+    }  # fmt: skip
+
+
+def test_nobody_who_did_not_ask_gets_words(engine: Engine) -> None:
+    assert all(segment.words is None for segment in engine.transcribe(CLIP).segments)
+
+
+def test_words_change_nothing_else(engine: Engine) -> None:
+    plain, timed = engine.transcribe(CLIP), engine.transcribe(CLIP, words=True)
+    assert [replace(segment, words=None) for segment in timed.segments] == list(plain.segments)
+
+
+def test_a_hotword_that_the_sound_agrees_with_is_written(engine: Engine) -> None:
+    # Untrained, the toy's letters agree with everything.
+    assert "troutina" not in engine.transcribe(CLIP).text
+    assert "troutina" in engine.transcribe(CLIP, hotwords=["Troutina"]).text
+    assert "Troutina" in engine.transcribe(CLIP, hotwords=["Troutina"], style="written").text
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_everything_together_says_the_same_in_any_batch(engine: Engine, batch_size: int) -> None:
+    together = engine.transcribe(SOURCES, batch_size=batch_size, **EVERYTHING)
+    alone = [engine.transcribe(source, **EVERYTHING) for source in SOURCES]
+    assert [result.text for result in together] == [result.text for result in alone]
+    assert any("troutina" in result.text for result in together)
+    for one, other in zip(together, alone, strict=True):
+        for first, second in zip(one.segments, other.segments, strict=True):
+            assert [word.text for word in first.words or ()] == [word.text for word in second.words or ()]
+            assert [word.start_s for word in first.words or ()] == pytest.approx(
+                [word.start_s for word in second.words or ()], abs=0.1
+            )
+
+
+def test_digits_keep_the_times_of_what_was_said() -> None:
+    words = (Word("for", 1.0, 1.2, 0.9), Word("twenty", 1.2, 1.5, 0.8), Word("dollars", 1.6, 2.0, 0.6))
+    (number, price) = in_digits(segment("for twenty dollars", words=words)).words or ()
+    assert (number, price.text, price.start_s, price.end_s) == (words[0], "$20", 1.2, 2.0)
+    assert in_digits(segment("for twenty dollars")) == segment("for $20")
+
+
+@pytest.mark.parametrize("options", [{"words": True}, {"hotwords": ["Ann"]}])
+def test_what_needs_letters_is_refused_without_them(options: dict[str, Any]) -> None:
+    config = load_backbone_config("toy")
+    adaptor = config.adaptor.model_copy(update={"kind": "linear"})
+    listener = Engine(Backbone(config.model_copy(update={"adaptor": adaptor})), byte_tokenizer())
+    with pytest.raises(ValueError, match="needs an adaptor that spells letters, this one is 'linear'"):
+        listener.transcribe(CLIP, **options)
+
+
+def test_what_has_been_begun_is_gone_on_with(engine: Engine) -> None:
+    (stretch,) = speech_segments([read_audio(DATA / "kathleen_b0442.opus")])
+    ((_, whole),) = engine.transcribe_stretches([stretch], Settings())
+    begun = Completion(0, whole.tokens[:1], whole.probs[:1])
+    ((_, again),) = engine.transcribe_stretches([stretch], Settings(), begun=[begun])
+    assert again.tokens == whole.tokens
+    assert len(begun.tokens) == 1
+    assert again.probs == pytest.approx(whole.probs, rel=1e-3)

@@ -37,7 +37,7 @@ def test_each_word_leads_its_codes() -> None:
     sample = render(chat(), turns("Good day."), UTTERANCE)
     answer = sample.tokens[len(chat().prompt(turns("Good day."))) :]
     assert names(answer) == [
-        "pace_4", "pitch_3", "volume_3", "tts_start", *" Good", "#5", "#6", "#7", *" day.", "#8", "#9", "tts_end"
+        "pace_4", "pitch_3", "volume_3", "tts_start", *" good", "#5", "#6", "#7", *" day.", "#8", "#9", "tts_end"
     ]  # fmt: skip
 
 

@@ -4,137 +4,43 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tristep.audio import LISTEN_HZ, AudioError, padded_mel, stream_audio
-from tristep.backbone.audio_encoder import Adapted
+from tristep.audio import LISTEN_HZ, AudioError, padded_mel
+from tristep.backbone.audio_encoder import Adapted, CtcAdaptor
 from tristep.backbone.checkpoints import load_backbone
+from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.codec.voice import Voice
-from tristep.engine.sampling import Completion, greedy
-from tristep.engine.segments import Segmenter, Stretch
+from tristep.engine.drafting import DraftSources, Hypothesis
+from tristep.engine.listening import Entry, Hearing, OnProgress, Source, listen
+from tristep.engine.sampling import Bias, Completion, greedy
+from tristep.engine.segments import Stretch
+from tristep.engine.settings import Options, Settings
+from tristep.engine.streaming import Commit, TranscriptionStream
 from tristep.engine.talking import Speech, SpeechStream, Talker
-from tristep.modes.asr.data import INSTRUCTIONS, Style
-from tristep.modes.asr.decoding import FinishReason
+from tristep.engine.transcription import Segment, Transcription, in_digits
+from tristep.engine.words import with_confidence, words_said
+from tristep.modes.asr.data import Style
+from tristep.modes.asr.decoding import hypotheses as read_hypotheses
+from tristep.modes.asr.hotwords import Hotword, listen_for, read_hotwords
 from tristep.modes.mode import ASR
-from tristep.vocab import LANGUAGES, TextTokenizer
+from tristep.vocab import TextTokenizer
 
-Source = str | Path | bytes | Tensor
-"""A path, the bytes of a file, or a waveform at `LISTEN_HZ` of shape `(S,)`."""
-OnProgress = Callable[[float], None]
-"""Is told how many more seconds of sound have been dealt with."""
-
-CHUNK_S = 10.0
+Drafts = Literal["auto", "none"]
+"""Whether tokens are guessed ahead."""
 WINDOW = 4
 """Batches' worth of segments that are collected before they are sorted by length and decoded."""
-UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
-"""Languages that put no space between sentences."""
-GRAVITY: tuple[FinishReason, ...] = ("repetition", "length", "stop", "silence")
-"""How a whole sound ended: the first of these that any of its segments has."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of speech and what was said in it."""
-
-    start_s: float
-    end_s: float
-    text: str
-    """Empty where the model heard no words."""
-    confidence: float
-    """The mean probability of the tokens that it wrote."""
-    min_confidence: float
-    """The probability of the token that it was least sure of."""
-    finish_reason: FinishReason
-    language: str | None
-
-    @property
-    def duration_s(self) -> float:
-        """Length of the stretch."""
-        return self.end_s - self.start_s
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """What was said in one sound."""
-
-    text: str
-    language: str | None
-    """The language of most of the speech, None where nobody speaks."""
-    duration_s: float
-    segments: tuple[Segment, ...]
-    confidence: float
-    """The segments' mean by duration; in silence, how sure it is that nobody speaks."""
-    finish_reason: FinishReason
-    """`silence`: nobody speaks. `length` and `repetition`: a segment was cut off, because it outgrew every
-    honest transcript, or repeated itself. Otherwise `stop`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass
-class Hearing:
-    """One source on its way through the engine: it fills as segments are found and decoded."""
-
-    segments: dict[int, Segment] = field(default_factory=dict)
-    """Decoded segments by their number."""
-    num_segments: int = 0
-    duration_s: float = 0.0
-    silence: float = 1.0
-    """How sure the detector is that nobody speaks."""
-    error: AudioError | None = None
-    is_read: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is missing."""
-        return self.is_read and len(self.segments) == self.num_segments
-
-    def next_number(self) -> int:
-        """Count a segment and return its number."""
-        self.num_segments += 1
-        return self.num_segments - 1
-
-    def result(self) -> Transcription | AudioError:
-        """Return what was said, or why it can't be known."""
-        segments = [self.segments[number] for number in range(self.num_segments)]
-        return self.error or joined(segments, self.duration_s, self.silence)
-
-
-def joined(segments: Sequence[Segment], duration_s: float, silence: float) -> Transcription:
-    """Join the segments of one sound."""
-    total_s = sum(segment.duration_s for segment in segments)
-    weighted = sum(segment.confidence * segment.duration_s for segment in segments)
-    language = main_language(segments)
-    reasons = {segment.finish_reason for segment in segments} or {"silence"}
-    return Transcription(
-        text=("" if language in UNSPACED else " ").join(segment.text for segment in segments if segment.text),
-        language=language,
-        duration_s=duration_s,
-        segments=tuple(segments),
-        confidence=weighted / total_s if segments else silence,
-        finish_reason=next(reason for reason in GRAVITY if reason in reasons),
-    )
-
-
-def main_language(segments: Sequence[Segment]) -> str | None:
-    """Return the language that is spoken longest, None where nobody speaks."""
-    spoken: dict[str | None, float] = {}
-    for segment in segments:
-        spoken[segment.language] = spoken.get(segment.language, 0.0) + segment.duration_s * bool(segment.text)
-    return max(spoken, key=lambda language: spoken[language], default=None)
 
 
 class Engine:
@@ -156,21 +62,20 @@ class Engine:
         self.chat = Chat(backbone.vocab, tokenizer)
 
     @classmethod
-    def load(cls, name: str | Path = "nano", device: str = "cpu", dtype: torch.dtype = torch.float32) -> Engine:
+    def load(cls, name: str | Path = "nano", device: str = "cpu", precision: Precision | None = None) -> Engine:
         """Load weights that ship by their name, or a folder of them.
 
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            dtype: What the decoder computes in, float32 if not given. The ear is always float32: it is a small
-                part of the work, and what it hears is what the adaptor was trained on.
+            precision: What the decoder computes in: int8 on a processor and bf16 on a GPU if not given. The ear is
+                always float32: it is a small part of the work, and what it hears is what the adaptor was trained on.
 
         Raises:
             ValueError: If there are none, or they are damaged.
         """
-        engine = cls(*load_backbone(name, device, mode="asr"), partial(Talker.load, name, device))
-        for part in (engine.backbone.decoder, engine.backbone.embedding, engine.backbone.head):
-            part.to(dtype)
+        engine = cls(*load_backbone(name, device, mode="asr"), partial(Talker.load, name, device, precision))
+        compute_in(engine.backbone, precision)
         return engine
 
     @cached_property
@@ -190,34 +95,23 @@ class Engine:
 
     @overload
     def transcribe(  # type: ignore[overload-overlap]  # a str is also a sequence of str, and then one path
-        self, sources: Source, *, language: str | None = ..., style: Style = ..., batch_size: int = ...
+        self, sources: Source, *, batch_size: int = ..., **options: Unpack[Options]
     ) -> Transcription: ...
 
     @overload
     def transcribe(
-        self,
-        sources: Sequence[Source],
-        *,
-        language: str | None = ...,
-        style: Style = ...,
-        batch_size: int = ...,
+        self, sources: Sequence[Source], *, batch_size: int = ..., **options: Unpack[Options]
     ) -> list[Transcription]: ...
 
     def transcribe(
-        self,
-        sources: Source | Sequence[Source],
-        *,
-        language: str | None = None,
-        style: Style = "spoken",
-        batch_size: int = 8,
+        self, sources: Source | Sequence[Source], *, batch_size: int = 8, **options: Unpack[Options]
     ) -> Transcription | list[Transcription]:
         """Write down what is said in one sound, or in each of a list, of any length.
 
         Args:
             sources: A path, the bytes of a file, a waveform at 16 kHz of shape `(S,)`, or a list of these.
-            language: The language that is spoken, such as `en`; recognised if not given.
-            style: `spoken` in lower case without punctuation, which nano does best; `written` with both.
             batch_size: Segments that are decoded together; more is faster and takes more memory.
+            options: The fields of `Settings`: `language`, `style`, `words`, `hotwords` and `itn`.
 
         Raises:
             ValueError: If a setting is not among those that exist.
@@ -226,7 +120,7 @@ class Engine:
         single = isinstance(sources, str | Path | bytes | Tensor)
         listed = [sources] if isinstance(sources, str | Path | bytes | Tensor) else sources
         results = []
-        for result in self.transcribe_each(listed, language=language, style=style, batch_size=batch_size):
+        for result in self.transcribe_each(listed, batch_size=batch_size, **options):
             if isinstance(result, AudioError):
                 raise result
             results.append(result)
@@ -236,43 +130,158 @@ class Engine:
         self,
         sources: Iterable[Source],
         *,
-        language: str | None = None,
-        style: Style = "spoken",
         batch_size: int = 8,
         on_progress: OnProgress = lambda seconds: None,
+        **options: Unpack[Options],
     ) -> Iterator[Transcription | AudioError]:
         """Yield what `transcribe` returns one by one; a source that can't be read becomes its error."""
-        check_settings(language, style, batch_size)
+        settings = Settings(**options)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: expected at least 1")
+        hotwords = self.read_hotwords(settings)
         hearings: deque[Hearing] = deque()
         segments = listen(sources, hearings, on_progress)
         while window := list(islice(segments, WINDOW * batch_size)):
-            self._transcribe_window(window, language, style, batch_size)
+            window.sort(key=lambda entry: entry[2].duration_s)
+            for batch in batches(window, batch_size):
+                said = self.transcribe_stretches([speech for _, _, speech in batch], settings, hotwords)
+                for (hearing, number, _), (segment, _) in zip(batch, said, strict=True):
+                    hearing.segments[number] = segment
             while hearings and hearings[0].is_done:
                 yield hearings.popleft().result()
         yield from (hearing.result() for hearing in hearings)
 
-    def _transcribe_window(
-        self, window: list[tuple[Hearing, int, Stretch]], language: str | None, style: Style, batch_size: int
-    ) -> None:
-        """Decode segments in batches of similar length, and put what they say where they belong."""
-        window.sort(key=lambda entry: entry[2].duration_s)
-        for batch in (window[first : first + batch_size] for first in range(0, len(window), batch_size)):
-            completions = self.decode([speech.waveform for _, _, speech in batch], language, style)
-            for (hearing, number, speech), completion in zip(batch, completions, strict=True):
-                hearing.segments[number] = self._segment(speech, completion)
+    def stream_transcription(
+        self, *, commit: Commit = "agreement", interval_s: float = 1.0, **options: Unpack[Options]
+    ) -> TranscriptionStream:
+        """Transcribe one sound while it goes on: `push` its chunks, then `finish`.
+
+        Args:
+            commit: When text is settled: once two guesses agree on it (`agreement`), or at the end of a `segment`.
+            interval_s: Sound between two guesses.
+            options: The fields of `Settings`.
+
+        Raises:
+            ValueError: If a setting is not among those that exist, or does not go with the others.
+        """
+        return TranscriptionStream(self, Settings(**options), commit, interval_s)
+
+    def read_hotwords(self, settings: Settings) -> tuple[Hotword, ...]:
+        """Prepare the hotwords, after checking that the adaptor spells letters where they are needed."""
+        asked = "hotwords" if settings.hotwords else "words" if settings.words else None
+        if asked and self.backbone.config.adaptor.kind != "ctc":
+            raise ValueError(
+                f"{asked} needs an adaptor that spells letters, this one is {self.backbone.config.adaptor.kind!r}: "
+                "leave it out, or load weights whose adaptor is 'ctc'"
+            )
+        return read_hotwords(settings.hotwords, self.chat.tokenizer, settings.style)
+
+    def transcribe_stretches(
+        self,
+        stretches: Sequence[Stretch],
+        settings: Settings,
+        hotwords: Sequence[Hotword] = (),
+        begun: Sequence[Completion] | None = None,
+    ) -> list[tuple[Segment, Completion]]:
+        """Write down what is said in a batch of stretches of speech.
+
+        Args:
+            stretches: Speech, each shorter than the encoder's 30 s.
+            settings: How it is written.
+            hotwords: The words that are listened for.
+            begun: What has been written of each and stays as it is; nothing if not given.
+
+        Returns:
+            A segment for each stretch, and the completion that it was read from.
+        """
+        heard = self.hear([speech.waveform for speech in stretches])
+        starts = begun or [Completion(0) for _ in stretches]
+        rows = [
+            Completion(ASR.decoding.token_budget(speech.duration_s), list(start.tokens), list(start.probs), bias=bias)
+            for speech, start, bias in zip(stretches, starts, self._biases(heard, hotwords), strict=True)
+        ]
+        completions = self.answer(heard, rows, settings.language, settings.style)
+        for row, start in zip(completions, starts, strict=True):
+            if len(row.tokens) < len(start.tokens):  # a loop that begins in what was begun is cut only behind it
+                row.tokens, row.probs = list(start.tokens), list(start.probs)
+        segments = [self._segment(speech, row) for speech, row in zip(stretches, completions, strict=True)]
+        if settings.words:
+            segments = self._with_words(segments, completions, heard)
+        if settings.itn:
+            segments = [in_digits(segment) for segment in segments]
+        return list(zip(segments, completions, strict=True))
+
+    def _biases(self, heard: Adapted, hotwords: Sequence[Hotword]) -> list[Bias | None]:
+        """Find the hotwords that each clip's letters agree with."""
+        num_rows = len(heard.num_embeddings)
+        if not hotwords:
+            return [None] * num_rows
+        logprobs, num_frames = spelt_letters(heard)
+        letters = (row[:num] for row, num in zip(logprobs, num_frames, strict=True))
+        return [listen_for(hotwords, row, self.chat.tokenizer) for row in letters]
+
+    def _with_words(
+        self, segments: Sequence[Segment], completions: Sequence[Completion], heard: Adapted
+    ) -> list[Segment]:
+        """Say when each word of the segments of a batch is said."""
+        texts, durations_s = [segment.text for segment in segments], [segment.duration_s for segment in segments]
+        timed = words_said(texts, *spelt_letters(heard), durations_s)
+        result = []
+        for segment, row, words in zip(segments, completions, timed, strict=True):
+            sure = with_confidence(words, row.tokens[1:], row.probs[1:], self.chat.tokenizer)
+            result.append(replace(segment, words=tuple(word.later(segment.start_s) for word in sure)))
+        return result
 
     @torch.inference_mode()
     def decode(
-        self, waveforms: Sequence[Tensor], language: str | None = None, style: Style = "spoken"
+        self,
+        waveforms: Sequence[Tensor],
+        language: str | None = None,
+        style: Style = "spoken",
+        drafts: Drafts = "auto",
     ) -> list[Completion]:
-        """Answer a batch of waveforms `(S,)`, each shorter than the encoder's 30 s."""
+        """Answer a batch of waveforms `(S,)`, each shorter than the encoder's 30 s.
+
+        Args:
+            waveforms: The batch.
+            language: What is spoken, recognised if not given.
+            style: How it is written.
+            drafts: `auto` guesses ahead where it pays, `none` writes token by token: the answer is the same.
+        """
         heard = self.hear(waveforms)
+        completions = [Completion(ASR.decoding.token_budget(len(waveform) / LISTEN_HZ)) for waveform in waveforms]
+        sources = self.draft_sources(heard) if drafts == "auto" else DraftSources()
+        return self.answer(heard, completions, language, style, sources)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        heard: Adapted,
+        completions: Sequence[Completion],
+        language: str | None = None,
+        style: Style = "spoken",
+        sources: DraftSources | None = None,
+    ) -> list[Completion]:
+        """Write on, row by row, from what each completion holds, about a batch that was heard.
+
+        What guesses ahead is everything that can, if `sources` is not given.
+        """
+        sources = sources or self.draft_sources(heard)
         num_slots = heard.shown.sum(dim=1).tolist()
         prompts = [self.chat.prompt(ASR.data.turns(num, style)) for num in num_slots]
-        budgets = [ASR.decoding.token_budget(len(waveform) / LISTEN_HZ) for waveform in waveforms]
+        prompts = [prompt + row.tokens for prompt, row in zip(prompts, completions, strict=True)]
+        budgets = [row.budget for row in completions]
         constraint = ASR.decoding.Constraint(self.backbone.vocab, language)
         find_loop = ASR.decoding.repetition_start
-        return greedy(self.backbone, prompts, heard.flat(), constraint, budgets, find_loop)
+        return greedy(self.backbone, prompts, heard.flat(), constraint, budgets, find_loop, completions, sources)
+
+    def draft_sources(self, heard: Adapted) -> DraftSources:
+        """Let everything guess ahead that can: the draft heads, and the adaptor's own recogniser."""
+        adaptor, hypotheses = self.backbone.adaptor, None
+        if isinstance(adaptor, CtcAdaptor):
+            texts = read_hypotheses(heard, adaptor.ctc_tokens.tolist(), self.chat.tokenizer)
+            hypotheses = [Hypothesis(text, self.backbone.vocab, self.chat.tokenizer) for text in texts]
+        return DraftSources(hypotheses, self.backbone.config.num_draft_heads)
 
     @torch.inference_mode()
     def hear(self, waveforms: Sequence[Tensor]) -> Adapted:
@@ -298,48 +307,13 @@ class Engine:
         )
 
 
-def listen(
-    sources: Iterable[Source], hearings: deque[Hearing], on_progress: OnProgress
-) -> Iterator[tuple[Hearing, int, Stretch]]:
-    """Yield the speech of every source in turn; each appends its `Hearing`, which fills as it is read."""
-    for source in sources:
-        hearing = Hearing()
-        hearings.append(hearing)
-        segmenter = Segmenter()
-        try:
-            for chunk in chunks(source):
-                for speech in segmenter.push(chunk):
-                    yield hearing, hearing.next_number(), speech
-                on_progress(len(chunk) / LISTEN_HZ)
-            for speech in segmenter.flush():
-                yield hearing, hearing.next_number(), speech
-        except AudioError as error:
-            hearing.error = error
-        hearing.duration_s = segmenter.num_samples / LISTEN_HZ
-        hearing.silence = 1 - segmenter.max_prob
-        hearing.is_read = True
+def batches(window: Sequence[Entry], batch_size: int) -> Iterator[Sequence[Entry]]:
+    """Cut a window of segments into batches."""
+    yield from (window[first : first + batch_size] for first in range(0, len(window), batch_size))
 
 
-def chunks(source: Source) -> Iterator[Tensor]:
-    """Read a source piece by piece."""
-    if not isinstance(source, Tensor):
-        yield from stream_audio(source, CHUNK_S)
-        return
-    if source.dim() != 1 or not source.is_floating_point() or not source.isfinite().all():
-        raise AudioError(
-            f"the waveform has shape {tuple(source.shape)} and type {source.dtype}: expected finite floats "
-            f"in [-1, 1] at {LISTEN_HZ} Hz, of shape (S,); mix channels down, and resample it"
-        )
-    yield from torch.split(source.detach().to("cpu", torch.float32), round(CHUNK_S * LISTEN_HZ))
-
-
-def check_settings(language: str | None, style: str, batch_size: int) -> None:
-    """Refuse what is not among the settings that exist."""
-    if language is not None and language not in LANGUAGES:
-        raise ValueError(
-            f"there is no language {language!r}: give a code such as en or zh, or none to have it recognised"
-        )
-    if style not in INSTRUCTIONS:
-        raise ValueError(f"there is no style {style!r}: give one of {', '.join(INSTRUCTIONS)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: expected at least 1")
+def spelt_letters(heard: Adapted) -> tuple[Tensor, list[int]]:
+    """Return log-probabilities of letters and blank, shape `(B, N, 29)`, and the valid frames of each row."""
+    assert heard.letter_logits is not None
+    assert heard.num_letter_frames is not None
+    return heard.letter_logits.float().log_softmax(dim=-1).cpu(), heard.num_letter_frames.tolist()

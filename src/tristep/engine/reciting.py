@@ -1,4 +1,4 @@
-"""Speaking a batch of texts: one pass over the prompts, then one token a step for every row.
+"""Speaking a batch of texts: one pass over the prompts, then one choice a step for every row.
 
 Each row draws from its own generator, so what it says follows from its seed and never from its neighbours.
 """
@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
+from tristep.backbone.transformer import KVCache
 from tristep.engine.sampling import kept_rows, prefill
+from tristep.modes.tts.data import NEXT
 from tristep.modes.tts.decoding import Recital, allowed_mask
 
 
@@ -74,28 +77,37 @@ def recite(
             return
         if len(places) < len(rows):
             rows, cache = [rows[place] for place in places], kept_rows(cache, places)
-        tokens = torch.tensor([[recital.given.popleft()] for recital, _ in rows], device=hidden.device)
-        hidden = backbone(tokens, kv_cache=cache)[:, 0]
+        hidden = read_given(backbone, [recital for recital, _ in rows], cache)
+
+
+def read_given(backbone: Backbone, recitals: Sequence[Recital], cache: KVCache) -> Tensor:
+    """Read in one pass what every row has to read; return the hidden state after each one's last token, `(B, D)`."""
+    num_given = torch.tensor([len(recital.given) for recital in recitals], device=cache.lengths.device)
+    given = [torch.tensor(recital.given) for recital in recitals]
+    tokens = pad_sequence(given, batch_first=True, padding_value=backbone.vocab.control(NEXT)).to(num_given.device)
+    for recital in recitals:
+        recital.given.clear()
+    lengths = cache.lengths + num_given
+    hidden = backbone(tokens, kv_cache=cache)  # (B, T, D)
+    cache.lengths = lengths  # what was padding is never attended
+    return hidden[torch.arange(len(recitals)), num_given - 1]
 
 
 def choose(
     backbone: Backbone, hidden: Tensor, rows: Sequence[tuple[Recital, torch.Generator]], sampling: Sampling
 ) -> None:
-    """Let every row write that has nothing left to read, given the hidden states `(B, D)`."""
-    choosing = [place for place, (recital, _) in enumerate(rows) if not recital.given]
-    if not choosing:
-        return
+    """Let every row write, given the hidden states `(B, D)`."""
     first = len(backbone.head.weight)
-    allowed = allowed_mask([rows[place][0] for place in choosing], first, backbone.vocab.size).to(hidden.device)
-    logits = backbone.head.grown_logits(hidden[choosing]).masked_fill(~allowed, -math.inf)
-    for place, row in zip(choosing, logits, strict=True):
-        recital, generator = rows[place]
+    allowed = allowed_mask([recital for recital, _ in rows], first, backbone.vocab.size).to(hidden.device)
+    logits = backbone.head.grown_logits(hidden).masked_fill(~allowed, -math.inf)
+    for (recital, generator), row in zip(rows, logits, strict=True):
         recital.write(first + draw(row, sampling, generator))
 
 
 def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], recitals: Sequence[Recital]) -> int:
     """Return the positions that the longest row can come to need, after checking that there are as many."""
-    needed = max(len(prompt) + recital.max_tokens for prompt, recital in zip(prompts, recitals, strict=True))
+    longest = max(len(word) for recital in recitals for word in recital.words)  # the padding beside it takes room too
+    needed = longest + max(len(prompt) + recital.max_tokens for prompt, recital in zip(prompts, recitals, strict=True))
     most = backbone.config.decoder.max_positions
     if needed > most:
         raise ValueError(

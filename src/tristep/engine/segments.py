@@ -36,8 +36,7 @@ def num_frames(duration_s: float) -> int:
     return round(duration_s * LISTEN_HZ / FRAME_SIZE)
 
 
-MAX_FRAMES, MAX_PAUSE, MARGIN = num_frames(MAX_SEGMENT_S), num_frames(MAX_PAUSE_S), num_frames(MARGIN_S)
-MIN_SPEECH, PAUSE = num_frames(MIN_SPEECH_S), num_frames(PAUSE_S) | 1
+MARGIN, MIN_SPEECH, PAUSE = num_frames(MARGIN_S), num_frames(MIN_SPEECH_S), num_frames(PAUSE_S) | 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,10 @@ class Stretch:
 class Segmenter:
     """Cuts one sound, chunk by chunk, into stretches of speech."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_segment_s: float = MAX_SEGMENT_S, max_pause_s: float = MAX_PAUSE_S) -> None:
+        self.max_frames, self.max_pause = num_frames(max_segment_s), num_frames(max_pause_s)
+        self.settled_s = 0.0
+        """No cut is made inside the speech before this time, unless at a long pause."""
         self.detector = VoiceActivity()
         self.num_samples = 0
         """Samples heard so far."""
@@ -95,20 +97,31 @@ class Segmenter:
         self.max_prob = max(self.max_prob, prob)
         self._frames.append(frame)
         self._probs.append(prob)
-        if max(self._probs[-MAX_PAUSE:]) < SPEECH_UNTIL and len(self._probs) >= MAX_PAUSE:
+        if max(self._probs[-self.max_pause :]) < SPEECH_UNTIL and len(self._probs) >= self.max_pause:
             yield from self._cut(len(self._frames) - MARGIN)
-        elif len(self._frames) == MAX_FRAMES:
-            yield from self._cut(quietest(self._probs))
+        elif len(self._frames) == self.max_frames:
+            yield from self._cut(quietest(self._probs, num_frames(self.settled_s) - self._num_dropped))
 
     def _cut(self, end: int) -> Iterator[Stretch]:
         """Yield the speech before frame `end`, if there is any, and keep what comes after it."""
-        first, last = speech_bounds(self._probs[:end])
-        if last - first >= MIN_SPEECH:
-            first, last = max(0, first - MARGIN), min(end, last + MARGIN)
-            start_s = (self._num_dropped + first) * FRAME_SIZE / LISTEN_HZ
-            yield Stretch(start_s, torch.cat(self._frames[first:last]))
+        if (speech := self._speech(end)) is not None:
+            yield speech
         del self._frames[:end], self._probs[:end]
         self._num_dropped += end
+
+    @property
+    def unfinished(self) -> Stretch | None:
+        """The speech that no segment holds yet, None if there is none."""
+        return self._speech(len(self._frames))
+
+    def _speech(self, end: int) -> Stretch | None:
+        """Return the speech before frame `end` with a margin, None if there is none."""
+        first, last = speech_bounds(self._probs[:end])
+        if last - first < MIN_SPEECH:
+            return None
+        first, last = max(0, first - MARGIN), min(end, last + MARGIN)
+        start_s = (self._num_dropped + first) * FRAME_SIZE / LISTEN_HZ
+        return Stretch(start_s, torch.cat(self._frames[first:last]))
 
 
 def speech_bounds(probs: list[float]) -> tuple[int, int]:
@@ -118,9 +131,9 @@ def speech_bounds(probs: list[float]) -> tuple[int, int]:
     return first, last
 
 
-def quietest(probs: list[float]) -> int:
-    """Return the frame in the second half around which speech is least likely, as the place to cut."""
-    half = len(probs) // 2
+def quietest(probs: list[float], first: int = 0) -> int:
+    """Return the frame in the second half around which speech is least likely, from `first` on, as the place to cut."""
+    half = min(max(len(probs) // 2, first), len(probs) - PAUSE)
     means = F.avg_pool1d(torch.tensor(probs[half:])[None], PAUSE, stride=1)[0]
     return half + int(means.argmin()) + PAUSE // 2
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, read_audio, speech_mel, write_audio
 from tristep.backbone.checkpoints import find_weights, load_backbone
+from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
@@ -114,8 +115,13 @@ class Talker:
         self.chat = Chat(backbone.vocab, tokenizer)
 
     @classmethod
-    def load(cls, name: str | Path = "nano", device: str = "cpu") -> Talker:
+    def load(cls, name: str | Path = "nano", device: str = "cpu", precision: Precision | None = None) -> Talker:
         """Load weights that ship by their name, or a folder of them with `codec/` and `voices/` inside.
+
+        Args:
+            name: A name such as `nano`, or a folder.
+            device: Where the model runs.
+            precision: What the decoder computes in: int8 on a processor and bf16 on a GPU if not given.
 
         Raises:
             ValueError: If there are none, or they are damaged.
@@ -124,9 +130,11 @@ class Talker:
         backbone, tokenizer = load_backbone(folder, device, mode="tts")
         codec = Codec.load(folder / "codec", backbone.encode_audio, device)
         speaker = folder / "codec" / "speaker.safetensors"
-        return cls(
+        talker = cls(
             backbone, tokenizer, codec, folder / "voices", SpeakerEncoder.load(speaker) if speaker.exists() else None
         )
+        compute_in(talker.backbone, precision)
+        return talker
 
     def speak(
         self,

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tristep.backbone.audio_encoder import Adapted
 from tristep.vocab import TextTokenizer, Vocab
 
 FinishReason = Literal["stop", "length", "repetition", "silence"]
@@ -99,6 +100,13 @@ def parse(tokens: Sequence[int], vocab: Vocab, tokenizer: TextTokenizer) -> Tran
     language = vocab.language_of(tokens[0]) if tokens else None
     body = [token for token in tokens[1:] if vocab.region(token) == "text"]
     return Transcript(tokenizer.decode(body).strip(), language)
+
+
+def hypotheses(adapted: Adapted, tokens: Sequence[int], tokenizer: TextTokenizer) -> list[str]:
+    """Read what the adaptor's own recogniser, whose classes are these text tokens, has heard in each sound."""
+    assert adapted.ctc_logits is not None
+    rows = ctc_tokens(adapted.ctc_logits, adapted.num_embeddings)
+    return [tokenizer.decode([tokens[index] for index in row]).strip() for row in rows]
 
 
 def ctc_tokens(logits: Tensor, num_frames: Tensor) -> list[list[int]]:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tristep.modes.tts.data import FEATURES, NEXT, Manner
+from tristep.modes.tts.data import FEATURES, NEXT, Manner, spelt
 from tristep.vocab import TextTokenizer, Vocab
 
 FinishReason = Literal["stop", "length"]
@@ -60,7 +60,7 @@ class Recital:
         """Prepare to speak words, as `data.render` writes them."""
         if not words:
             raise ValueError("there are no words to speak: give a text with letters or numbers in it")
-        tokens = [tokenizer.encode(" " + word) for word in words]
+        tokens = [spelt(word, tokenizer) for word in words]
         return cls(vocab, tokens, [word_budget(word, code_rate_hz) for word in words], asked)
 
     @property
