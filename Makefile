@@ -3,10 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 AUDIO ?= $(wildcard tests/data/*.flac tests/data/*.opus)
 
-.PHONY: demo test lint bench train clean
+TEXT ?= Good morning. It is easy to tell the depth of a well.
 
-demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path
+.PHONY: demo test lint bench train serve clean
+
+demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path; speak in two voices and transcribe that
 	$(BIN)/tristep transcribe $(AUDIO)
+	mkdir -p build
+	$(BIN)/tristep speak "$(TEXT)" --voice heart --out build/heart.wav
+	$(BIN)/tristep speak "$(TEXT)" --voice lewis --out build/lewis.wav
+	$(BIN)/tristep transcribe build/heart.wav build/lewis.wav
 
 test: $(VENV)/dev lint  ## everything that CI checks
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
@@ -23,9 +29,16 @@ bench: $(VENV)/dev  ## accuracy and speed beside a peer: make bench ARGS="--help
 train: $(VENV)/dev  ## make train RECIPE=recipes/nano/3_sft.toml OUT=runs/sft
 	$(BIN)/tristep train $(RECIPE) --out $(OUT)
 
+serve: $(VENV)/serve  ## an OpenAI-compatible server on this machine
+	$(BIN)/tristep serve
+
 $(VENV)/run: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/serve: $(VENV)/run
+	$(BIN)/pip install -q -c constraints.txt -e ".[serve]"
 	touch $@
 
 $(VENV)/dev: $(VENV)/run
