@@ -3,16 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 AUDIO ?= $(wildcard tests/data/*.flac tests/data/*.opus)
 
-TEXT ?= Good morning. It is easy to tell the depth of a well.
-
 .PHONY: demo test lint bench train serve clean
 
-demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path; speak in two voices and transcribe that
+demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path
 	$(BIN)/tristep transcribe $(AUDIO)
-	mkdir -p build
-	$(BIN)/tristep speak "$(TEXT)" --voice heart --out build/heart.wav
-	$(BIN)/tristep speak "$(TEXT)" --voice lewis --out build/lewis.wav
-	$(BIN)/tristep transcribe build/heart.wav build/lewis.wav
 
 test: $(VENV)/dev lint  ## everything that CI checks
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest

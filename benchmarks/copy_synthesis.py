@@ -23,11 +23,13 @@ from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, SPEECH_HOP, SPEECH_MELS, SPEECH_N_FFT, SPEECH_TOP_HZ, mel_filters, speech_mel
 from tristep.backbone.checkpoints import find_weights, load_backbone
-from tristep.codec.codec import Codec
+from tristep.codec.codec import Codec, fill
 from tristep.codec.speaker import SpeakerEncoder, similarity
-from tristep.codec.voice import voice_from_clip
+from tristep.codec.vocoder import Vocoder
+from tristep.codec.voice import MAX_CLIP_S, MIN_CLIP_S, voice_from_clip
+from tristep.config import CodecConfig, load_toml
 from tristep.evaluation import speech
-from tristep.evaluation.suites import Clip, read_clip, read_suite
+from tristep.evaluation.suites import Clip, duration_s, read_clip, read_suite
 from tristep.text import bootstrap_interval, normalise, word_errors
 
 NUM_ROUNDS = 60
@@ -49,26 +51,34 @@ def griffin_lim(waveform: Tensor, text: str) -> Tensor:
     return torch.istft(magnitude * phases, SPEECH_N_FFT, SPEECH_HOP, window=window, length=length)
 
 
-def copies(codec: Codec, speaker: SpeakerEncoder) -> dict[str, Copy]:
-    """Name the ways of copying."""
+def copies(folder: Path, speaker: SpeakerEncoder) -> dict[str, Copy]:
+    """Name the ways of copying with a checkpoint: without the codec where it has no more than a vocoder."""
+    vocoder = Vocoder(load_toml(folder / "codec" / "codec.toml", CodecConfig).vocoder).eval()
+    fill(vocoder, folder / "codec" / "vocoder.safetensors")
+    ways: dict[str, Copy] = {
+        "original": lambda waveform, text: waveform,
+        "vocoder": lambda waveform, text: vocoder(speech_mel(waveform[None]))[0],
+        "Griffin-Lim": griffin_lim,
+    }
+    if (folder / "codec" / "tokenizer.safetensors").exists():
+        ways |= codec_copies(Codec.load(folder / "codec", load_backbone(folder)[0].encode_audio), speaker)
+    return ways
+
+
+def codec_copies(codec: Codec, speaker: SpeakerEncoder) -> dict[str, Copy]:
+    """Name the ways of copying by codes."""
 
     def through_codec(num_steps: int | None) -> Copy:
         def copy(waveform: Tensor, text: str) -> Tensor:
             voice = voice_from_clip(
-                waveform[: 10 * SPEAK_HZ], text, name="copy", speaker=speaker, encode=codec.encode,
+                waveform[: round(MAX_CLIP_S * SPEAK_HZ)], text, name="copy", speaker=speaker, encode=codec.encode,
                 pitch=lambda part: codec.vocoder.voiced_f0(speech_mel(part[None]))[0],
             )  # fmt: skip
             return codec.decode(codec.encode(waveform), voice, num_steps=num_steps)
 
         return copy
 
-    return {
-        "original": lambda waveform, text: waveform,
-        "codec": through_codec(None),
-        f"codec, {FEW_STEPS} steps": through_codec(FEW_STEPS),
-        "vocoder": lambda waveform, text: codec.vocoder(speech_mel(waveform[None]))[0],
-        "Griffin-Lim": griffin_lim,
-    }
+    return {"codec": through_codec(None), f"codec, {FEW_STEPS} steps": through_codec(FEW_STEPS)}
 
 
 def judged(copy: Tensor, waveform: Tensor, text: str, judges: speech.Judges) -> dict[str, float]:
@@ -98,9 +108,10 @@ def row(name: str, results: list[dict[str, float]]) -> list[str]:
 
 
 def clips_of(manifest: str, limit: int | None) -> list[Clip]:
-    """Read the clips of `PATH[:SPLIT]`."""
+    """Read the clips of `PATH[:SPLIT]` that are long enough to make a voice of."""
     path, _, split = manifest.partition(":")
-    return read_suite(Path(path), None, split or "test")[:limit]
+    clips = read_suite(Path(path), None, split or "test")
+    return [clip for clip in clips if duration_s(clip) >= MIN_CLIP_S][:limit]
 
 
 @torch.inference_mode()
@@ -115,9 +126,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    folder = find_weights(options.model)
-    codec = Codec.load(folder / "codec", load_backbone(folder)[0].encode_audio)
-    ways = copies(codec, SpeakerEncoder.load(options.speaker))
+    ways = copies(find_weights(options.model), SpeakerEncoder.load(options.speaker))
     judges = speech.load_judges(options.recogniser, options.speaker, options.distillmos, threads=options.threads)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     clips = clips_of(options.manifest, options.limit)

@@ -211,6 +211,11 @@ def test_the_command_runs_as_a_process_of_its_own(weights: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to what it runs in the background: it ignores interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 def test_an_interrupt_ends_quietly_with_status_130(weights: str, tmp_path: Path) -> None:
     clip = read_audio(CLIP).numpy()
@@ -224,6 +229,7 @@ def test_an_interrupt_ends_quietly_with_status_130(weights: str, tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith(CLIP)  # it is busy with the long file now
@@ -234,7 +240,9 @@ def test_an_interrupt_ends_quietly_with_status_130(weights: str, tmp_path: Path)
 
 
 def test_speaking_with_weights_that_only_listen_says_so(tmp_path: Path) -> None:
-    result = run("speak", "Hello.", "--out", str(tmp_path / "a.wav"))
+    backbone = Backbone(load_backbone_config("toy"))
+    save_backbone(backbone, byte_tokenizer(), tmp_path / "toy", modes={"asr": backbone})
+    result = run("speak", "Hello.", "--out", str(tmp_path / "a.wav"), "--model", str(tmp_path / "toy"))
     assert_is_users_mistake(result, "serves asr, not tts")
     assert not (tmp_path / "a.wav").exists()
 

@@ -30,11 +30,14 @@ def test_every_python_block_of_the_readme_runs(
     assert capsys.readouterr().out.strip()
 
 
+VERBS = {"transcribe", "speak", "serve", "label", "train", "evaluate", "asr", "tts"}
+
+
 def test_every_command_of_the_readme_exists() -> None:
     commands = [line.split() for block in blocks("bash") for line in block.splitlines() if line.startswith("tristep ")]
     assert commands
     for words in commands:
-        verbs = [word for word in words[1:3] if word.isalpha() and word in {"transcribe", "speak", "serve", "label", "train", "evaluate", "asr", "tts"}]
+        verbs = [word for word in words[1:3] if word.isalpha() and word in VERBS]
         options = [word for word in words if word.startswith("--")]
         shown = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0

@@ -166,7 +166,9 @@ def test_a_model_that_streams_is_timed_to_its_first_chunk() -> None:
             yield torch.ones(3)
             self.finish_reason = "stop"
 
-    model = SimpleNamespace(stream_speech=lambda text, voice, instructions, seed: Stream())
+    model = SimpleNamespace(
+        stream_speech=lambda text, voice, instructions, seed: Stream() if instructions == "" else None
+    )
     spoken = from_model(model)("hello", None, None, 0)
     assert spoken.waveform.tolist() == [1.0] * 8
     assert spoken.finish_reason == "stop"

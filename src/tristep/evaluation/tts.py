@@ -376,7 +376,7 @@ def from_model(model: Any, **settings: Any) -> Synthesise:
 
     def synthesise(text: str, voice: str | None, instructions: str | None, seed: int) -> Spoken:
         start = time.perf_counter()
-        stream = model.stream_speech(text, voice=voice, instructions=instructions, seed=seed, **settings)
+        stream = model.stream_speech(text, voice=voice, instructions=instructions or "", seed=seed, **settings)
         chunks, first_audio_s = [torch.zeros(0)], None
         for chunk in stream:
             first_audio_s = first_audio_s or time.perf_counter() - start
