@@ -192,7 +192,7 @@ def test_where_passes_are_dear_nothing_is_drafted() -> None:
 
 def test_an_engine_says_the_same_with_drafts_and_without() -> None:
     engine = Engine(toy(3), byte_tokenizer())
-    times = [torch.arange(num_samples) / 16_000 for num_samples in (9000, 40_000, 23_000)]
+    times = [torch.arange(num_samples) / 16_000 for num_samples in (9000, 40_000)]
     waveforms = [torch.sin(2 * torch.pi * 200 * (1 + index) * time) for index, time in enumerate(times)]
     drafted, plain = engine.decode(waveforms), engine.decode(waveforms, drafts="none")
     assert_same(drafted, plain)

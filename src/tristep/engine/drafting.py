@@ -41,9 +41,8 @@ class PassCosts:
         return 1 + (self.several + self.token * (num_tokens - 1) if num_tokens > 1 else 0)
 
 
-COSTS = {"cpu": PassCosts(several=0.1, token=0.11), "cuda": PassCosts(several=0.0, token=0.003)}
-"""Nano on one core, between its costs in int8 and in float32, which `benchmarks/asr.py` measures; a GPU reads some
-hundred tokens in the time of one."""
+COSTS = {"cpu": PassCosts(several=0.1, token=0.25), "cuda": PassCosts(several=0.0, token=0.003)}
+"""Nano in int8 on one core, by `benchmarks/asr.py`; a GPU reads some hundred tokens in the time of one."""
 
 
 def best_depth(rate: float, num_rows: int, most: int, costs: PassCosts, guess: float = 0.0) -> tuple[int, float]:

@@ -43,6 +43,10 @@ WINDOW = 4
 """Batches' worth of segments that are collected before they are sorted by length and decoded."""
 
 
+MOST_DRAFTED_ROWS = 2
+"""On a CPU a batch of more rows is decoded without drafts: it fills the processor as it is (`benchmarks/asr.py`)."""
+
+
 class Engine:
     """A backbone at work. It holds no state between calls."""
 
@@ -276,7 +280,10 @@ class Engine:
         return greedy(self.backbone, prompts, heard.flat(), constraint, budgets, find_loop, completions, sources)
 
     def draft_sources(self, heard: Adapted) -> DraftSources:
-        """Let everything guess ahead that can: the draft heads, and the adaptor's own recogniser."""
+        """Let everything guess ahead that can, where it pays: the draft heads, and the adaptor's own recogniser."""
+        on_cpu = heard.audio_embeddings.device.type == "cpu"
+        if on_cpu and len(heard.audio_embeddings) > MOST_DRAFTED_ROWS:
+            return DraftSources()
         adaptor, hypotheses = self.backbone.adaptor, None
         if isinstance(adaptor, CtcAdaptor):
             texts = read_hypotheses(heard, adaptor.ctc_tokens.tolist(), self.chat.tokenizer)
