@@ -130,7 +130,7 @@ def start_backbone(
             path = local_checkpoint(decoder)
             load_decoder(backbone, path)
             tokenizer = read_tokenizer(path)
-            for table in {id(table): table for table in (backbone.embedding, backbone.head)}.values():
+            for table in backbone.tables:
                 start_grown_rows(table)
     return backbone, tokenizer
 

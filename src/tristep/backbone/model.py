@@ -171,5 +171,10 @@ class Backbone(nn.Module):
         self.config = self.config.model_copy(update={"vocab": vocab})
         added = Vocab(vocab).size - self.vocab.size
         self.vocab = Vocab(vocab)
-        for table in {id(t): t for t in (self.embedding, self.head)}.values():
+        for table in self.tables:
             table.grow(added)
+
+    @property
+    def tables(self) -> list[TokenTable]:
+        """The embedding, and the output layer where it is another table."""
+        return [self.embedding] if self.head is self.embedding else [self.embedding, self.head]

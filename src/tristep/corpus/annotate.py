@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, read_audio
+from tristep.corpus.endpoint import ask
 from tristep.corpus.prosody import BINS, MIN_DURATION_S, Prosody, measure
 from tristep.objectives.alignment import Word
 from tristep.text import without_cues
@@ -263,16 +264,8 @@ def by_model(row: Mapping[str, Any], client: Any, model: str) -> Annotation:
         ValueError: If the answer is not what was asked for, or changes the transcript.
     """
     asked = {"transcript": row["text"], "context": row.get("context", ""), "prosody": row["prosody_bins"]}
-    completion = client.chat.completions.create(
-        model=model,
-        messages=[
-            {"role": "system", "content": PROMPT},
-            {"role": "user", "content": json.dumps(asked, ensure_ascii=False)},
-        ],
-        response_format={"type": "json_object"},
-    )
     try:
-        answer = _Answer.model_validate_json(completion.choices[0].message.content or "")
+        answer = _Answer.model_validate_json(ask(client, model, PROMPT, asked))
     except ValidationError as error:
         raise ValueError(f"{model} did not answer with an instruction and a text: {error}") from error
     return checked(Annotation(answer.instruction, answer.text), row["text"])

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, AudioError, write_audio
 from tristep.corpus.label_page import write_page
-from tristep.corpus.recognisers import Heard, Recognise, is_sure
+from tristep.corpus.recognisers import Heard, Recognise, is_sure, open_whisper
 from tristep.corpus.repair import repaired
 from tristep.corpus.segment import grade, pieces, read_stretch
 from tristep.corpus.vote import MAX_DISAGREEMENT, Vote, surface, vote_texts
@@ -320,9 +320,7 @@ def main() -> None:
         "--relabel", action="store_true", help="label clips that have a text too, to have it written out"
     )
     options = parser.parse_args()
-    from faster_whisper import WhisperModel
-
-    teacher = WhisperModel(options.model, device="cpu", compute_type="int8", cpu_threads=1)
+    teacher = open_whisper(options.model)
     rows = [row for row in read_rows(options.manifest) if row["split"] == options.split]
     rows = [row for row in rows if options.relabel or not row["text"]]
     folder = options.manifest.parent.resolve()

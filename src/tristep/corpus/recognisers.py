@@ -67,23 +67,32 @@ def from_engine(engine: Any) -> Recognise:
 
 
 def faster_whisper(model: str, beam_size: int = 5) -> Recognise:
-    """Open a faster-whisper model on one thread, without its own past, so that no clip drags another along."""
+    """Turn a faster-whisper model into a recogniser without a past, so that no clip drags another along."""
+    whisper = open_whisper(model)
+
+    def recognise(waveforms: Sequence[Tensor], language: str | None) -> list[Heard]:
+        return [_heard(whisper, waveform, language, beam_size) for waveform in waveforms]
+
+    return recognise
+
+
+def open_whisper(model: str) -> Any:
+    """Open a faster-whisper model on one thread.
+
+    Raises:
+        ValueError: If the package or the model is not there.
+    """
     try:
         from faster_whisper import WhisperModel
     except ModuleNotFoundError as error:
         raise ValueError("faster-whisper is not installed: run pip install faster-whisper") from error
     try:
-        recogniser = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=1)
+        return WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=1)
     except (RuntimeError, OSError, ValueError) as error:  # a hub that can't be reached, a file that is missing
         raise ValueError(
             f"faster-whisper can't open {model!r} ({error}): give a name that it knows, or a folder with its "
             "model.bin, config.json, tokenizer.json and vocabulary.json"
         ) from error
-
-    def recognise(waveforms: Sequence[Tensor], language: str | None) -> list[Heard]:
-        return [_heard(recogniser, waveform, language, beam_size) for waveform in waveforms]
-
-    return recognise
 
 
 def _heard(recogniser: Any, waveform: Tensor, language: str | None, beam_size: int) -> Heard:

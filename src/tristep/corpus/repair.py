@@ -8,12 +8,12 @@ for, but for a few, is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from tristep.corpus.endpoint import ask
 from tristep.corpus.vote import surface
 from tristep.text import word_errors
 
@@ -44,16 +44,8 @@ def repaired(texts: Sequence[str], language: str, client: Any, model: str) -> li
         The parts. One whose words the model changed stays as it was, and all do if it did not answer as it was asked.
     """
     asked = {"language": language, "texts": list(texts)}
-    completion = client.chat.completions.create(
-        model=model,
-        messages=[
-            {"role": "system", "content": PROMPT},
-            {"role": "user", "content": json.dumps(asked, ensure_ascii=False)},
-        ],
-        response_format={"type": "json_object"},
-    )
     try:
-        answered = _Answer.model_validate_json(completion.choices[0].message.content or "").texts
+        answered = _Answer.model_validate_json(ask(client, model, PROMPT, asked)).texts
     except ValidationError:
         return list(texts)
     if len(answered) != len(texts):

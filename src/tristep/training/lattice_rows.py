@@ -8,7 +8,6 @@ learn from hours of speech instead of from weeks, where rows that learn alone, o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import combinations
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tristep.backbone.model import Backbone, TokenTable
+from tristep.backbone.model import Backbone
 from tristep.codec.tokenizer import Lattice
 
 
@@ -48,17 +47,12 @@ def shared_features(lattice: Lattice) -> Tensor:
 
 def share_rows(backbone: Backbone, lattice: Lattice) -> None:
     """Let the rows of a backbone's codes learn together."""
-    for table in tables(backbone):
+    for table in backbone.tables:
         parametrize.register_parametrization(table, "grown", LatticeRows(lattice, table.grown.shape[1]))
 
 
 def settle_rows(backbone: Backbone) -> None:
     """Write each row as the sum that it is, where rows learnt together."""
-    for table in tables(backbone):
+    for table in backbone.tables:
         if parametrize.is_parametrized(table):
             parametrize.remove_parametrizations(table, "grown")
-
-
-def tables(backbone: Backbone) -> Iterable[TokenTable]:
-    """Return the embedding, and the output layer if it is another table."""
-    return {id(table): table for table in (backbone.embedding, backbone.head)}.values()

@@ -230,6 +230,6 @@ def grow(backbone: Backbone, codes: CodesSettings) -> None:
         )
     backbone.grow_vocabulary(lattice.size)
     points = lattice.points(torch.arange(lattice.size))  # (codes, dimensions)
-    for table in {id(t): t for t in (backbone.embedding, backbone.head)}.values():
+    for table in backbone.tables:
         directions = torch.randn(points.shape[1], table.grown.shape[1]) / points.shape[1] ** 0.5
         table.grown.data[-lattice.size :] += table.weight.std() * points @ directions
