@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 AUDIO ?= $(wildcard tests/data/*.flac tests/data/*.opus)
 
-.PHONY: demo test lint bench train serve clean
+.PHONY: demo test lint bench train serve speedrun clean
 
 demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path
 	$(BIN)/tristep transcribe $(AUDIO)
@@ -22,6 +22,9 @@ bench: $(VENV)/dev  ## accuracy and speed beside a peer: make bench ARGS="--help
 
 train: $(VENV)/dev  ## make train RECIPE=recipes/nano/3_sft.toml OUT=runs/sft
 	$(BIN)/tristep train $(RECIPE) --out $(OUT)
+
+speedrun: $(VENV)/dev  ## nothing -> data -> training -> RLHF -> a spoken exchange, at toy size
+	bash recipes/speedrun.sh runs/speedrun
 
 serve: $(VENV)/serve  ## an OpenAI-compatible server on this machine
 	$(BIN)/tristep serve

@@ -11,7 +11,6 @@ espeakng-loader`.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -27,45 +26,21 @@ from tristep.engine.engine import Engine, spelt_letters
 from tristep.engine.words import Word, words_said
 from tristep.text import spoken_words
 
-HOP_LENGTH = 256
-"""Samples in one of Piper's frames."""
 
-
-class TimedPiper(Piper):
-    """A Piper voice that also says how long it holds each phoneme."""
-
-    def __init__(self, model: Path) -> None:
-        import onnx
-
-        graph = onnx.load(str(model))
-        durations = next(node.output[0] for node in graph.graph.node if node.op_type == "Ceil")
-        graph.graph.output.append(onnx.helper.make_tensor_value_info(durations, onnx.TensorProto.FLOAT, None))
-        with tempfile.TemporaryDirectory() as folder:
-            timed = Path(folder) / model.name
-            onnx.save(graph, str(timed))
-            Path(f"{timed}.json").write_text(Path(f"{model}.json").read_text())
-            super().__init__(timed)
-
-    def timed(self, text: str, speed: float) -> tuple[np.ndarray, list[Word]]:
-        """Say a sentence: samples at 16 kHz, and its words by their sound."""
-        table, symbols = self.settings["phoneme_id_map"], self.phonemes(text)
-        ids = [*table["^"], *(id_ for symbol in symbols for id_ in (*table["_"], *table.get(symbol, [])))]
-        ids += [*table["_"], *table["$"]]
-        scales = np.array([0.667, 1 / speed, 0.8], np.float32)
-        inputs = {"input": np.array([ids]), "input_lengths": np.array([len(ids)]), "scales": scales}
-        waveform, durations = self.session.run(None, inputs)
-        sample_rate = self.settings["audio"]["sample_rate"]
-        ends_s = durations.reshape(-1).cumsum() * HOP_LENGTH / sample_rate
-        words, place = [], len(table["^"])
-        for spoken in symbols.split(" "):
-            first = place + len(table["_"])
-            for symbol in spoken:
-                place += len(table["_"]) + len(table.get(symbol, []))
-            held = [symbol for symbol in spoken if symbol not in ".,;:!?"]
-            last = place - 2 * (len(spoken) - len(held))
-            words.append(Word(spoken, float(ends_s[first - 1]), float(ends_s[last - 1]), 1.0))
-            place += len(table["_"]) + len(table[" "])
-        return soxr.resample(waveform.reshape(-1), sample_rate, LISTEN_HZ), words
+def timed(teacher: Piper, text: str, speed: float) -> tuple[np.ndarray, list[Word]]:
+    """Say a sentence: samples at 16 kHz, and its words by their sound."""
+    reading = teacher.say(text, teacher.voice, speed)
+    assert reading is not None
+    words: list[Word] = []
+    spoken, start_s = "", 0.0
+    for symbol, before_s in zip(reading.symbols, [0.0, *reading.ends_s[:-1]], strict=True):
+        if symbol in ".,;:!?" or symbol.isspace() or not symbol:
+            words += [Word(spoken, start_s, before_s, 1.0)] if spoken else []
+            spoken = ""
+        else:
+            start_s = before_s if not spoken else start_s
+            spoken += symbol
+    return soxr.resample(reading.waveform, reading.sample_rate, LISTEN_HZ), words
 
 
 def pairs(words: Sequence[Word], truth: Sequence[Word]) -> list[tuple[Word, Word]]:
@@ -105,10 +80,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     first, last = map(int, options.lines.split("-"))
     sentences = [line.strip() for line in options.sentences.read_text().splitlines()[first - 1 : last]]
-    engine, teacher, rng = tristep.load(options.model), TimedPiper(options.teacher), np.random.default_rng(0)
+    engine, teacher, rng = tristep.load(options.model), Piper(options.teacher, timed=True), np.random.default_rng(0)
     known, heard, num_words = [], [], 0
     for text in sentences:
-        samples, truth = teacher.timed(text, float(rng.uniform(0.8, 1.2)))
+        samples, truth = timed(teacher, text, float(rng.uniform(0.8, 1.2)))
         if len(truth) != len(text.split()):
             continue
         truth = [Word(word, true.start_s, true.end_s, 1.0) for word, true in zip(text.split(), truth, strict=True)]

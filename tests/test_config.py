@@ -59,7 +59,7 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> 
 
 def test_an_unknown_setting_is_refused_with_those_that_exist(tmp_path: Path) -> None:
     path = changed(tmp_path, "[vocab]", "[vocab]\nxyzzy = 1")
-    with pytest.raises(ValueError, match=r"has no setting 'xyzzy': it knows layout, num_codes, num_text"):
+    with pytest.raises(ValueError, match=r"has no setting 'xyzzy': it knows interleave, layout, num_codes, num_text"):
         load_backbone_config(path)
 
 

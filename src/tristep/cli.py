@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from tristep.engine.engine import Engine
     from tristep.engine.listening import OnProgress
+    from tristep.engine.recorded import Exchange
     from tristep.engine.settings import Options
     from tristep.engine.streaming import StreamEvent
     from tristep.engine.transcription import Transcription
+    from tristep.training.reward_workers import Listeners
 
 USER_ERROR, INTERRUPTED = 2, 130
 LONG_S = 60.0
@@ -32,6 +34,8 @@ LONG_S = 60.0
 LONG_TEXT = 300
 """Characters of text that are worth one."""
 STREAM_CHUNK_S = 1.0
+PEER = "faster-whisper:"
+"""What the name of a recogniser that is not ours begins with."""
 
 app = typer.Typer(
     help="One audio-language model that listens and speaks.",
@@ -272,6 +276,66 @@ def speak(
 
 @app.command(
     epilog=examples(
+        "converse question.wav --persona 'A patient tutor.' --out answer.wav",
+        "converse first.wav second.wav --persona captain.txt --out answers.wav",
+        "converse question.wav --json",
+    )
+)
+def converse(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files, each a turn of the user.")],
+    persona: Annotated[str, typer.Option(help="Who answers and how: a text, or a text file.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Sound file for the answers; in text only if not given.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Name of a voice; the first there is if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses among the answers and the ways to say them.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, latencies included.")] = False,
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Answer recorded turns of a conversation, aloud where there is a file for it.
+
+    What was heard and what is answered goes to stdout, two lines a turn; how long after the end of the sound the
+    first words and the first sound came goes to stderr.
+    """
+    with user_errors():
+        set_threads(threads)
+        if voice and out is None:
+            raise ValueError("--voice says how answers sound: give --out, a file for them, too")
+        from tristep.engine.engine import Engine
+        from tristep.engine.recorded import joined
+
+        talk = Engine.load(model).converse(read_persona(persona), voice=voice, seed=seed, aloud=out is not None)
+        exchanges = []
+        for path in files:
+            exchanges.append(talk.hear(path))
+            print_exchange(path, exchanges[-1], as_json)
+        if out:
+            joined(exchanges).write(out)
+
+
+def read_persona(persona: str) -> str:
+    """Read a persona from a file, where it names one."""
+    may_be_name = len(persona) < 256 and "\n" not in persona
+    if not may_be_name or not Path(persona).is_file():
+        return persona
+    try:
+        return Path(persona).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{persona} can't be read ({error}): give a text file, or the persona itself") from error
+
+
+def print_exchange(path: Path, exchange: Exchange, as_json: bool) -> None:
+    """Print a turn, its answer, and how long that took."""
+    late = {"first_text_s": exchange.first_text_s, "first_audio_s": exchange.first_audio_s}
+    if as_json:
+        typer.echo(json.dumps({"path": str(path), "heard": exchange.heard, "text": exchange.text, **late}))
+        return
+    typer.echo(f"user: {' '.join(exchange.heard.split())}\nanswer: {' '.join(exchange.text.split())}")
+    known = ((name, at_s) for name, at_s in zip(("words", "sound"), late.values(), strict=True) if at_s is not None)
+    typer.echo(", ".join(f"first {name} after {at_s:.2f} s" for name, at_s in known), err=True)
+
+
+@app.command(
+    epilog=examples(
         "serve",
         "serve --host 0.0.0.0 --api-key-file keys.txt",
     )
@@ -292,11 +356,13 @@ def serve(
     max_minutes: Annotated[int, typer.Option(help="Longest sound.")] = 120,
     max_queue: Annotated[int, typer.Option(help="Requests at once.")] = 16,
     max_rate: Annotated[int, typer.Option(help="Requests a minute by one client.")] = 600,
+    max_sessions: Annotated[int, typer.Option(min=0, help="Realtime sessions at once.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Processor threads; all if not given.")] = None,
 ) -> None:
-    """Serve OpenAI's and StepFun's HTTP API: transcriptions, speech, voices.
+    """Serve OpenAI's and StepFun's API: transcriptions, speech, voices, chat, realtime; and a page to try them.
 
-    Point a client at the address that is printed once the model is loaded. Other machines are served only with a key.
+    Point a client, or a browser, at the address that is printed once the model is loaded. Other machines are served
+    only with a key.
     """
     with user_errors():
         with extra("serve"):
@@ -308,10 +374,15 @@ def serve(
             insecure=insecure, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
             voices=voices, list_voices_openly=open_voices, style=style.value, max_file_bytes=max_mb * MIB,
             max_audio_s=60.0 * max_minutes, max_queue=max_queue, max_requests_per_minute=max_rate,
-            threads=threads,
+            max_sessions=max_sessions, threads=threads,
         )  # fmt: skip
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        server.run(settings, lambda address: typer.echo(f"{settings.model_id} is served at {address}/v1"))
+        server.run(settings, lambda address: typer.echo(served(settings.model_id, address)))
+
+
+def served(model: str, address: str) -> str:
+    """Say where a model is served."""
+    return f"{model} is served at {address}/v1\nTalk to it in a browser: {address}"
 
 
 def read_keys(path: Path | None) -> list[str]:
@@ -343,9 +414,24 @@ def train(
     """Train a model as a recipe says."""
     with user_errors():
         with extra("train"):
-            from tristep.training import codec, stages
+            from tristep.training import codec, policies, rlhf, stages
+        if policies.learns_from_rewards(recipe):
+            rlhf.run_rlhf(recipe, out, steps, data, hired_listeners(recipe))
+            return
         run = codec.run_codec if codec.part_of(recipe) else stages.run
         run(recipe, out, steps, data)
+
+
+def hired_listeners(recipe: Path) -> Listeners:
+    """Load who hears and judges the rollouts of a recipe; those that are not ours are known to evaluation."""
+    from tristep.evaluation import speech
+    from tristep.training import policies, reward_workers, stages
+
+    loaded = stages.load_recipe(recipe)
+    named = loaded.listeners if isinstance(loaded, policies.Rewarded) else policies.ListenerSettings()
+    model = named.recogniser or ""
+    peer = speech.load_recogniser(model.removeprefix(PEER)) if model.startswith(PEER) else None
+    return reward_workers.load_listeners(named, peer, speech.load_distillmos() if named.mos else None)
 
 
 @app.command(
@@ -385,6 +471,56 @@ def label(
             counts = labelling.label_folder(folder, out, voters, settings, repair)
         typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()))
         typer.echo(f"written to {out / 'manifest.jsonl'} and {out / 'summary.html'}", err=True)
+
+
+@app.command(
+    epilog=examples(
+        "arena out/sft out/rlhf out/piper --store v.jsonl",
+        "arena out/sft out/rlhf --store v.jsonl --ratings --pairs p.jsonl",
+    )
+)
+def arena(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Sounds of a system, named by prompt.")],
+    store: Annotated[Path, typer.Option(help="JSON lines that verdicts are added to.")],
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines: id, text, instructions.")] = None,
+    ratings: Annotated[bool, typer.Option("--ratings", help="Print ratings and listeners, and serve no page.")] = False,
+    pairs: Annotated[Path | None, typer.Option(help="With --ratings: JSON lines of pairs to learn from.")] = None,
+    traps: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share of traps that screen listeners.")] = 0.1,
+    max_trials: Annotated[int | None, typer.Option(min=1, help="The most pairs of one listener.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every listener's order.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8010,
+) -> None:
+    """Let listeners compare systems blindly, in pairs, on a page of this machine; rate the systems."""
+    with user_errors():
+        with extra("evaluate"):
+            from tristep.evaluation import arena as compared
+        asked = compared.read_prompts(prompts) if prompts else {}
+        place = compared.Arena(
+            compared.read_systems(folders), store, asked, trap_share=traps, max_trials=max_trials, seed=seed
+        )
+        if ratings:
+            print_ratings(place, pairs)
+            return
+        with extra("serve"):
+            from tristep.evaluation import arena_page
+        typer.echo(f"{len(place.names)} prompts, {len(place.systems)} systems: listen at http://{host}:{port}/")
+        arena_page.run(place, host, port)
+
+
+def print_ratings(place: Any, pairs: Path | None) -> None:
+    """Print what listeners made of the systems, and write the pairs to learn from if a file is given."""
+    from tristep.evaluation.arena import counted, listeners, listeners_table, ratings_table
+    from tristep.evaluation.preferences import training_pairs
+
+    verdicts = place.verdicts()
+    kept = counted(verdicts)
+    print_table(listeners_table(listeners([verdict for verdict in verdicts if verdict.source == "human"])))
+    print_table(ratings_table(kept))
+    if pairs:
+        rows = training_pairs(kept)
+        write_text(pairs, "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        typer.echo(f"{len(rows)} pairs written to {pairs}", err=True)
 
 
 @evaluate_app.command(
@@ -462,6 +598,88 @@ def evaluate_tts(
         if measured.report.directives:
             print_table(tts_report.directive_table([measured.report]))
         typer.echo(f"written to {data} and {page}", err=True)
+
+
+@evaluate_app.command(
+    "realtime",
+    epilog=examples(
+        "evaluate realtime --dialogues script.jsonl --out r.json",
+        "evaluate realtime --dialogues script.jsonl --model runs/converse/model --out r.json",
+    ),
+)
+def evaluate_realtime(
+    dialogues: Annotated[Path, typer.Option(help="The user's side, by python -m tristep.corpus.personas script.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the report; its page (.html) goes beside it.")],
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
+    dialogue_limit: Annotated[int | None, typer.Option(min=1, help="Take only the first dialogues.")] = None,
+    speak: Annotated[bool, typer.Option("--speak", help="Also time the first sound of answers.")] = False,
+    voice: Annotated[str | None, typer.Option(help="Name of the voice that answers.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues held at once.")] = 8,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Measure whether a persona stays in character and to the point, and how soon it answers.
+
+    The text model that the weights grew from holds the same dialogues, prompted by text; dialogues whose turns are
+    all recorded are held in sound too.
+    """
+    with user_errors():
+        set_threads(threads)
+        with extra("evaluate"):
+            from tristep.evaluation import conversants, realtime, realtime_report
+        from tristep.engine.talking import Talker
+
+        scripts = realtime.read_scripts(dialogues, dialogue_limit)
+        first_sound = conversants.speaking(Talker.load(model), voice) if speak else None
+        models, judge = conversants.load_models(model, all(script.is_spoken for script in scripts), first_sound)
+        result = realtime.evaluate_realtime(models, scripts, judge, model=model, batch_size=batch_size)
+        data, page = realtime_report.write_report(result, out)
+        print_table(realtime_report.as_table(result))
+        typer.echo(f"written to {data} and {page}", err=True)
+
+
+@evaluate_app.command(
+    "judge",
+    epilog=examples(
+        "evaluate judge --pairs judge/speech.jsonl --model runs/judge/model",
+        "evaluate judge --pairs p.jsonl --endpoint URL --endpoint-model NAME",
+    ),
+)
+def evaluate_judge(
+    pairs: Annotated[list[Path], typer.Option(help="Judged pairs (.jsonl); repeatable.")],
+    model: Annotated[str, typer.Option(help="Weights of a judge: a name or a folder.")] = "nano",
+    split: Annotated[str, typer.Option(help="Which of the pairs.")] = "held_out",
+    max_pairs: Annotated[int | None, typer.Option(min=1, help="The most pairs of each file.")] = None,
+    readings: Annotated[int, typer.Option(min=1, help="Verdicts for each order of a pair.")] = 1,
+    hears: Annotated[bool, typer.Option("--hears", help="The judge hears the sounds too.")] = False,
+    endpoint: Annotated[str | None, typer.Option(help="URL of a chat endpoint that judges instead.")] = None,
+    endpoint_model: Annotated[str, typer.Option(help="The model's name at the endpoint.")] = "",
+    store: Annotated[Path | None, typer.Option(help="JSON lines of preferences to add its verdicts to.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Measure how often a judge prefers what is known to be better, from either side, and how sure it is."""
+    with user_errors():
+        set_threads(threads)
+        with extra("evaluate"):
+            from tristep.evaluation import judge as judging
+        from tristep.engine.judging import BackbonePanel, EndpointPanel
+
+        if endpoint:
+            with extra("train"):
+                from openai import OpenAI
+
+                from tristep.corpus.endpoint import ask
+            client = OpenAI(base_url=endpoint)
+            panel: Any = EndpointPanel(
+                lambda task, question: ask(client, endpoint_model, task, question), endpoint_model
+            )
+        else:
+            panel = BackbonePanel.load(model)
+        found = {
+            suite_name(path): judging.evaluate_judge(panel, path, split, max_pairs, readings, hears) for path in pairs
+        }
+        print_table(judging.as_table(found))
+        judging.write_results(found, out, store, panel.name)
 
 
 def suite_name(path: Path) -> str:

@@ -50,6 +50,8 @@ class AdaptorConfig(Settings):
     """Encoder frames per audio embedding."""
     hidden_dim: int = 2048
     """Width inside the `conv` and `ctc` kinds."""
+    phone_dim: int = 0
+    """Width of what reads phones at 50 Hz in the `ctc` kind, whose letters then see nothing else; 0: no phones."""
     num_letter_layers: int = 0
     """Transformer blocks of the `ctc` kind at 25 Hz, below its letters."""
     num_layers: int = 0
@@ -104,6 +106,8 @@ class VocabConfig(Settings):
     bounded by the text model's own tokens. `step-audio-2`: where report section 8.5 puts them."""
     num_codes: int = 0
     """Audio codes in the vocabulary; 0 until the codec exists (the growth after stage 1, report section 3.2)."""
+    interleave: tuple[int, int] = (1, 4)
+    """Text tokens and audio codes that take turns where text leads sound in one sequence (report section 8.6)."""
 
 
 class BackboneConfig(Settings):
@@ -152,8 +156,10 @@ class TokenizerConfig(Settings):
     """Blocks at 50 Hz, before the frames of a code are joined."""
     num_code_layers: int = 2
     """Blocks at the rate of the codes, on either side of the lattice."""
+    num_phone_dims: int = 5
+    """The lattice's first dimensions, which say the phones; the rest says the prosody."""
     num_reader_layers: int = 2
-    """Blocks at 25 Hz on the far side of the lattice, which only training needs."""
+    """Blocks at 50 Hz on the far side of the lattice, which only training needs."""
     dropout: float = 0.0
     hop_s: float = 4.0
     """Seconds whose codes are computed at once."""
@@ -189,6 +195,8 @@ class FlowConfig(Settings):
     mel_std: float = 3.6
     num_steps: int = 10
     """Euler steps (report section 8.7)."""
+    temperature: float = 1.0
+    """Of the noise that the steps begin with: less of it is nearer to the mean, and plainer."""
     guidance: float = 0.7
     """How far the flow goes beyond its condition, away from no condition (report section 8.7)."""
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from tristep.audio import LISTEN_HZ, raw_log_mel
 from tristep.backbone.audio_encoder import AudioEncoder
-from tristep.codec.tokenizer import CodeReader, Lattice, SpeechTokenizer, Tokenized, windowed_frames, windows
+from tristep.codec.tokenizer import CodeReader, Lattice, Reading, SpeechTokenizer, Tokenized, windowed_frames, windows
 from tristep.config import EncoderConfig, TokenizerConfig
 
-CONFIG = TokenizerConfig(stride=4, levels=(4, 3), encoder_dim=16, num_mels=8, dim=16)
+CONFIG = TokenizerConfig(stride=4, levels=(4, 3), num_phone_dims=1, encoder_dim=16, num_mels=8, dim=16)
 lattices = st.lists(st.integers(2, 9), min_size=1, max_size=5).map(lambda levels: Lattice(tuple(levels)))
 
 
@@ -83,14 +83,33 @@ def test_a_batch_of_clips_gets_the_codes_of_each_alone() -> None:
         assert torch.equal(together.codes[row, : int(together.num_codes[row])], alone.codes[0])
 
 
-def test_the_reader_reads_25_letters_and_100_frames_a_second() -> None:
-    reader = CodeReader(CONFIG, num_letters=28)
+def test_the_reader_reads_50_phones_and_100_frames_a_second() -> None:
+    reader = CodeReader(CONFIG, num_phones=28)
     tokenized = Tokenized(torch.randn(2, 5, 2), torch.zeros(2, 5), torch.tensor([5, 3]), torch.randn(2, 18, 16))
     reading = reader(tokenized, torch.randn(2, 192))
-    assert reading.letters.shape == reading.early_letters.shape == (2, 10, 29)
-    assert reading.num_steps.tolist() == [10, 6]
+    assert reading.phones.shape == reading.early_phones.shape == (2, 20, 28)
     assert reading.prosody.shape == (2, 40, 3)
     assert reading.mel.shape == (2, 8, 40)
+
+
+def test_phones_are_read_from_the_first_dimensions_of_each_code_alone_and_prosody_from_the_others() -> None:
+    torch.manual_seed(0)
+    reader = CodeReader(CONFIG, num_phones=28)
+    points, voice = torch.randn(1, 5, 2), torch.randn(1, 192)
+
+    def read(points: torch.Tensor) -> Reading:
+        return reader(Tokenized(points, torch.zeros(1, 5), torch.tensor([5]), torch.zeros(1, 20, 16)), voice)
+
+    other_phone, other_prosody = points.clone(), points.clone()
+    other_phone[0, 2, 0] += 1
+    other_prosody[0, 2, 1] += 1
+    before, phone, prosody = read(points), read(other_phone), read(other_prosody)
+    moved = (phone.phones - before.phones).abs().sum(dim=(0, 2)) > 0
+    assert moved.tolist() == [False] * 8 + [True] * 4 + [False] * 8
+    assert torch.equal(phone.prosody, before.prosody)
+    assert torch.equal(prosody.phones, before.phones)
+    assert not torch.equal(prosody.prosody, before.prosody)
+    assert not torch.equal(phone.mel, before.mel)
 
 
 def test_windows_tile_a_clip_and_hear_around_it() -> None:

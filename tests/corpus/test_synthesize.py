@@ -9,7 +9,7 @@ import torch
 from tristep.audio import LISTEN_HZ
 from tristep.corpus.annotate import CUES, PHRASES
 from tristep.corpus.prosody import pauses
-from tristep.corpus.synthesize import Clip, Reading, in_named_voices, in_new_voices, synthesize, to_listening_rate
+from tristep.corpus.synthesize import Clip, Reading, in_named_voices, in_new_voice, in_new_voices, synthesize
 from tristep.text import Cue, split_cues, without_cues
 
 
@@ -47,7 +47,7 @@ def pitch_hz(waveform: np.ndarray) -> float:
 def test_pitch_moves_the_tone_and_shortens_the_clip_alike() -> None:
     reading = Reading(np.sin(2 * np.pi * 440 * np.arange(24_000) / 24_000).astype(np.float32), 24_000, "w", 1.0)
     for pitch in (0.9, 1.0, 1.1):
-        waveform = to_listening_rate(reading, pitch)
+        waveform = in_new_voice(reading, pitch, LISTEN_HZ)
         assert abs(len(waveform) - LISTEN_HZ / pitch) < 10
         assert abs(pitch_hz(waveform) - 440 * pitch) < 3
         assert np.isclose(np.abs(waveform).max(), 0.7, atol=1e-3)

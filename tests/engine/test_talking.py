@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_sentences_spoken_together_sound_as_they_do_one_by_one() -> None:
     alone = talker().speak(TEXT, voice(), batch_size=1)
     torch.testing.assert_close(together.waveform, alone.waveform, atol=5e-3, rtol=1e-2)
     assert together.sentences == alone.sentences
+
+
+def test_what_several_threads_say_is_what_one_says() -> None:
+    texts = [TEXT, "A third one.", "Or this."]
+    shared = talker().sharing(num_slots=2)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda text: shared.speak(text, voice(), seed=2), texts))
+    for text, speech in zip(texts, together, strict=True):
+        alone = talker().speak(text, voice(), seed=2)
+        assert speech.sentences == alone.sentences
+        torch.testing.assert_close(speech.waveform, alone.waveform, atol=5e-3, rtol=1e-2)
 
 
 def test_a_speech_says_what_was_said_and_when(tmp_path: Path) -> None:

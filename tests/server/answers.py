@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tristep.server.worker import Answer, Check
+from tristep.server.worker import Answer, Check, Line
 
 
 def load() -> Answer:
@@ -22,7 +22,7 @@ def die() -> Answer:
     os._exit(1)
 
 
-def answer(job: tuple[str, Any], check_in: Check) -> Iterator[Any]:
+def answer(job: tuple[str, Any], check_in: Line) -> Iterator[Any]:
     verb, given = job
     if verb == "count":
         yield from range(given)
@@ -35,6 +35,17 @@ def answer(job: tuple[str, Any], check_in: Check) -> Iterator[Any]:
         os._exit(1)
     elif verb == "count for ever":
         yield from count_until_left(given, check_in)
+    elif verb == "echo":
+        yield from echo(given, check_in)
+
+
+def echo(path: Path, line: Line) -> Iterator[Any]:
+    """Say again what is said, until nobody listens; then write to a file that it is so."""
+    try:
+        while True:
+            yield from line.told(wait_s=60)
+    finally:
+        path.write_text("left")
 
 
 def count_until_left(path: Path, check_in: Check) -> Iterator[int]:

@@ -218,7 +218,7 @@ def test_a_client_that_leaves_frees_its_place(http: httpx2.Client, server: Serve
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
     assert any("tristep_queue 0.0" in http.get("/metrics").text for _ in range(500))
-    assert server.service.engine._inboxes == {}
+    assert server.service.engine._channels == {}
 
 
 def test_metrics_tell_how_much_was_heard(http: httpx2.Client) -> None:

@@ -55,6 +55,23 @@ def test_a_job_is_cancelled_when_its_asker_leaves(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_session_is_told_more_beside_other_jobs_until_its_asker_leaves(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with worker() as asked:
+            async with asked.session(("echo", tmp_path / "mark")) as first, asked.session(("echo", tmp_path)) as second:
+                first.tell("one")
+                second.tell("two")
+                assert [await anext(first), await anext(second)] == ["one", "two"]
+                assert await all_of(asked, "count", 1) == [0]  # its only thread is free
+                for number in range(100):
+                    first.tell(bytes(10_000) + bytes([number]))
+                assert [(await anext(first))[-1] for _ in range(100)] == list(range(100))
+            while not (tmp_path / "mark").exists():
+                assert await all_of(asked, "count", 1) == [0]
+
+    asyncio.run(main())
+
+
 def test_a_process_that_dies_fails_its_jobs_and_is_replaced() -> None:
     async def main() -> None:
         async with worker() as asked:

@@ -31,7 +31,7 @@ from tristep.vocab import byte_tokenizer
 DATA = Path(__file__).parents[1] / "data"
 CLIP = DATA / "jfk.flac"
 SAID = "quick brown"
-"""What the toy hears in every sound; no letter comes twice."""
+"""What the toy hears in every sound, and answers to everybody; no letter comes twice."""
 KEY = "a-key-that-opens"
 
 
@@ -48,7 +48,10 @@ def write_toy(folder: Path) -> None:
 
 
 def parrot() -> Backbone:
-    """Build a backbone that writes `SAID` whatever it hears: each token brings forth the next one."""
+    """Build a backbone that writes `SAID` whatever it hears: each token brings forth the next one.
+
+    An answer begins without a language, because it may not have one.
+    """
     torch.manual_seed(0)
     config = load_backbone_config("toy")
     decoder = config.decoder.model_copy(update={"tied": False})
@@ -64,6 +67,7 @@ def parrot() -> Backbone:
         rows[1].zero_()
         for token, following in pairwise(chain):
             rows[1][following] = 500 * rows[0][token]
+        rows[1][chain[2]] += 250 * rows[0][asked]
         backbone.head.weight.copy_(rows[1][: len(backbone.head.weight)])
         backbone.head.grown.copy_(rows[1][len(backbone.head.weight) :])
     return backbone

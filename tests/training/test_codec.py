@@ -64,7 +64,7 @@ def losses_of(settings: VocoderLossSettings, batch: CodecBatch) -> dict[str, Ten
 
 def test_every_recipe_of_the_vocoder_is_valid_and_names_its_part() -> None:
     paths = [*RECIPES.glob("*/0_codec_vocoder*.toml"), TOY_RECIPE]
-    assert len(paths) == 3
+    assert len(paths) == 4
     for path in paths:
         assert part_of(path) == load_toml(path, VocoderRecipe).part == "vocoder"
 

@@ -105,6 +105,11 @@ def load_backbone(
     return backbone, TextTokenizer(Tokenizer.from_file(str(folder / TOKENIZER)))
 
 
+def served_modes(folder: str | Path) -> tuple[str, ...]:
+    """Return the modes that a checkpoint tells apart; none where one set of weights serves whatever it serves."""
+    return tuple(sorted(read_json(find_weights(folder) / INDEX)["modes"]))
+
+
 def load_encoder(folder: str | Path) -> AudioEncoder:
     """Load the frozen audio encoder alone from a checkpoint folder, or from the one of that name.
 

@@ -117,18 +117,20 @@ class Backbone(nn.Module):
             kv_cache: Keys and values of what came before. It gains these tokens, and `lengths` grows by `T`; a
                 caller whose rows are padded on the right sets `lengths` back to what is valid.
         """
-        if kv_cache is None:
-            segments = torch.zeros_like(tokens) if segments is None else segments
-            positions = positions_in(segments) if positions is None else positions
-            mask = causal_mask(segments)
-        else:
-            if positions is None:
-                positions = kv_cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-            mask = cached_mask(positions)
         hidden = self.embed(tokens, audio_embeddings)
-        hidden = self.decoder(hidden, self.decoder.context(positions, mask, kv_cache))
         if kv_cache is not None:
-            kv_cache.lengths = kv_cache.lengths + tokens.shape[1]
+            return self.read(hidden, kv_cache, positions)
+        segments = torch.zeros_like(tokens) if segments is None else segments
+        positions = positions_in(segments) if positions is None else positions
+        return self.decoder(hidden, self.decoder.context(positions, causal_mask(segments)))
+
+    def read(self, embeddings: Tensor, kv_cache: KVCache, positions: Tensor | None = None) -> Tensor:
+        """Read what is embedded already, `(B, T, D)`, as `forward` does with a cache."""
+        T = embeddings.shape[1]
+        if positions is None:
+            positions = kv_cache.lengths[:, None] + torch.arange(T, device=embeddings.device)
+        hidden = self.decoder(embeddings, self.decoder.context(positions, cached_mask(positions), kv_cache))
+        kv_cache.lengths = kv_cache.lengths + T
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -52,6 +52,17 @@ class KVCache:
         lengths = torch.zeros(batch_size, dtype=torch.long, device=like.device)
         return cls(like.new_zeros(shape), like.new_zeros(shape), lengths)
 
+    def view(self, first: int, last: int) -> KVCache:
+        """Return the rows from `first` up to `last`, in the same memory."""
+        return KVCache(self.keys[:, first:last], self.values[:, first:last], self.lengths[first:last])
+
+    def move(self, source: int, target: int) -> None:
+        """Copy what the row `source` holds to the row `target`."""
+        end = int(self.lengths[source])
+        for table in (self.keys, self.values):
+            table[:, target, :, :end] = table[:, source, :, :end]
+        self.lengths[target] = self.lengths[source]
+
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write keys and values `(B, G, T, E)` at `positions` `(B, T)`; return all blocks up to the last."""
         rows = torch.arange(len(positions), device=positions.device)[:, None]

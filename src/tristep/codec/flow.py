@@ -375,7 +375,8 @@ class FlowStream:
             return self.manner.vector.new_zeros(self.flow.config.num_mels, 0)
         hidden, guess = self.flow.code_encoder(self._held[None], self.spoken, self._code_memory)
         self._held = self._held[num_codes:]
-        frames = frame_noise(self.seed, self._num_frames, guess.shape[1], guess.shape[2])[None].to(guess)
+        noise = frame_noise(self.seed, self._num_frames, guess.shape[1], guess.shape[2])[None].to(guess)
+        frames = self.flow.config.temperature * noise
         self._num_frames += guess.shape[1]
         if self.guidance:
             hidden, guess = (torch.cat([field, torch.zeros_like(field)]) for field in (hidden, guess))

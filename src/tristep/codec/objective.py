@@ -1,7 +1,6 @@
 """What the tokenizer and the flow decoder are trained on, as pure functions: sums over frames.
 
-The tokenizer's codes have to carry words and the speaker-independent part of prosody; its letters are read by CTC
-(`objectives/likelihood.py`), the rest is here.
+The tokenizer's codes have to carry phones and the speaker-independent part of prosody.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tristep.phones import UNLABELLED
 
 
 def relative_melody(f0: Tensor, num_frames: Tensor) -> Tensor:
@@ -59,20 +60,16 @@ def prosody_losses(prosody: Tensor, f0: Tensor, mel: Tensor, num_frames: Tensor)
     }
 
 
-def disagreement(logits: Tensor, teacher_logits: Tensor, num_steps: Tensor) -> Tensor:
-    """Sum over steps the divergence of what is read from what the teacher reads; no gradient reaches the teacher.
-
-    CTC through a lattice that means nothing yet says too little about where a letter is; this says it step by step.
+def phone_loss(logits: Tensor, phones: Tensor) -> Tensor:
+    """Sum the cross-entropy of frames' phones; what lies beyond them, and what is not known, counts nothing.
 
     Args:
-        logits: Shape `(B, L, V)`.
-        teacher_logits: Shape `(B, L, V)`.
-        num_steps: Valid steps per clip, shape `(B,)`.
+        logits: Shape `(B, N + any, P)`.
+        phones: Indices into `PHONES`, or `UNLABELLED`, shape `(B, N)`.
     """
-    known = _inside(num_steps, logits.shape[1])
-    teacher = teacher_logits.detach().float().log_softmax(dim=-1)
-    divergence = F.kl_div(logits.float().log_softmax(dim=-1), teacher, reduction="none", log_target=True)
-    return (divergence.sum(dim=-1) * known).sum()
+    return F.cross_entropy(
+        logits[:, : phones.shape[1]].float().transpose(1, 2), phones, ignore_index=UNLABELLED, reduction="sum"
+    )
 
 
 def crowding(points: Tensor, num_codes: Tensor) -> Tensor:

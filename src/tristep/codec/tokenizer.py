@@ -32,6 +32,8 @@ SILENT_MEL = -10.0
 NUM_PROSODY = 3
 """Melody (octaves from the clip's median), logit of voiced, energy (from the clip's mean)."""
 VOICE_DIM = 192
+PER_FRAME = 2
+"""Mel frames under one of the encoder's frames."""
 BLURRED = 0.5
 """Share of the clips in training whose codes are blurred instead of rounded."""
 
@@ -296,12 +298,10 @@ class TokenizerStream:
 class Reading:
     """What can be read from codes."""
 
-    letters: Tensor
-    """CTC logits at 25 Hz, shape `(B, L, V + 1)`, blank last."""
-    early_letters: Tensor
+    phones: Tensor
+    """Logits over `PHONES` at 50 Hz, each read from one code, shape `(B, N, P)`."""
+    early_phones: Tensor
     """The same, read before the lattice: they teach the first half before any code means anything."""
-    num_steps: Tensor
-    """Valid steps of 40 ms per row, shape `(B,)`."""
     prosody: Tensor
     """Shape `(B, F, NUM_PROSODY)`, 100 Hz."""
     mel: Tensor
@@ -309,41 +309,61 @@ class Reading:
 
 
 class CodeReader(nn.Module):
-    """The recogniser's second half, which only training needs: codes -> letters, prosody and, given the voice, mel."""
+    """The recogniser's second half, which only training needs: codes -> phones, prosody and, given the voice, mel.
 
-    def __init__(self, config: TokenizerConfig, num_letters: int) -> None:
+    The lattice's first dimensions say the phones, each code for itself, and the rest the prosody: what a code means is
+    then the same wherever it stands, and whoever has to predict codes from text learns a spelling and a melody.
+    """
+
+    def __init__(self, config: TokenizerConfig, num_phones: int) -> None:
         super().__init__()
-        D, self.steps_per_code = config.dim, config.stride // 2
+        D, self.stride, self.num_phone_dims = config.dim, config.stride, config.num_phone_dims
         self.num_mels = config.num_mels
-        self.from_points = nn.Linear(len(config.levels), D)
-        self.code_blocks = nn.ModuleList(ConvBlock(D, config.kernel_size) for _ in range(config.num_code_layers))
-        self.spread = nn.Linear(D, self.steps_per_code * D)
-        self.blocks = nn.ModuleList(ConvBlock(D, 7) for _ in range(config.num_reader_layers))
-        self.norm = nn.LayerNorm(D)
-        self.letters = nn.Linear(D, num_letters + 1)
-        self.early_norm = nn.LayerNorm(2 * D)
-        self.early_letters = nn.Linear(2 * D, num_letters + 1)
-        self.prosody = nn.Linear(D, 4 * NUM_PROSODY)
+        self.phones = nn.Sequential(
+            nn.Linear(self.num_phone_dims, D), nn.GELU(), nn.Linear(D, D), nn.GELU(), nn.Linear(D, D // 2), nn.GELU(),
+            nn.Linear(D // 2, config.stride * num_phones),
+        )  # fmt: skip
+        self.early_norm = nn.LayerNorm(D)
+        self.early_phones = nn.Linear(D, num_phones)
+        self.prosody_trunk = Trunk(config, len(config.levels) - self.num_phone_dims)
+        self.prosody = nn.Linear(D, PER_FRAME * NUM_PROSODY)
+        self.mel_trunk = Trunk(config, len(config.levels))
         self.voice = nn.Linear(VOICE_DIM, D)
         self.mel_block = ConvBlock(D, 7)
-        self.mel = nn.Linear(D, 4 * self.num_mels)
+        self.mel = nn.Linear(D, PER_FRAME * self.num_mels)
 
     def forward(self, tokenized: Tokenized, voice: Tensor) -> Reading:
         """Read a padded batch, given the CAM++ embeddings `(B, VOICE_DIM)` of its speakers."""
         points, num_codes = tokenized.points, tokenized.num_codes
-        hidden = run_blocks(self.code_blocks, self.from_points(points), inside(num_codes, points.shape[1]))
-        hidden = self.spread(hidden).unflatten(2, (self.steps_per_code, -1)).flatten(1, 2)  # (B, L, D)
-        num_steps = num_codes * self.steps_per_code
-        known = inside(num_steps, hidden.shape[1])
-        hidden = self.norm(run_blocks(self.blocks, hidden, known))
-        prosody = self.prosody(hidden).unflatten(2, (4, NUM_PROSODY)).flatten(1, 2)
-        spoken = self.mel_block(hidden + self.voice(F.normalize(voice, dim=-1))[:, None], known)
-        mel = self.mel(spoken).unflatten(2, (4, self.num_mels)).flatten(1, 2).transpose(1, 2)
-        return Reading(
-            self.letters(hidden), self.read_early(tokenized.hidden, hidden.shape[1]), num_steps, prosody, mel
-        )
+        phones = self.phones(points[..., : self.num_phone_dims]).unflatten(2, (self.stride, -1)).flatten(1, 2)
+        prosodic = self.prosody_trunk(points[..., self.num_phone_dims :], num_codes)
+        spectral = self.mel_trunk(points, num_codes) + self.voice(F.normalize(voice, dim=-1))[:, None]
+        spectral = self.mel_block(spectral, inside(num_codes * self.stride, spectral.shape[1]))
+        prosody = self.prosody(prosodic).unflatten(2, (PER_FRAME, NUM_PROSODY)).flatten(1, 2)
+        mel = self.mel(spectral).unflatten(2, (PER_FRAME, self.num_mels)).flatten(1, 2).transpose(1, 2)
+        return Reading(phones, self.read_early(tokenized.hidden, phones.shape[1]), prosody, mel)
 
-    def read_early(self, frames: Tensor, num_steps: int) -> Tensor:
-        """Read letters at 25 Hz from pairs of frames `(B, N, D)`."""
-        padded = F.pad(frames, (0, 0, 0, 2 * num_steps - frames.shape[1]))
-        return self.early_letters(self.early_norm(padded.reshape(len(frames), num_steps, -1)))
+    def read_early(self, frames: Tensor, num_frames: int) -> Tensor:
+        """Read phones from the tokenizer's own frames `(B, N, D)`."""
+        padded = F.pad(frames, (0, 0, 0, num_frames - frames.shape[1]))
+        return self.early_phones(self.early_norm(padded))
+
+
+class Trunk(nn.Module):
+    """Lattice points at the rate of the codes -> hidden states at 50 Hz."""
+
+    def __init__(self, config: TokenizerConfig, num_dims: int) -> None:
+        super().__init__()
+        D, self.stride = config.dim, config.stride
+        self.from_points = nn.Linear(num_dims, D)
+        self.code_blocks = nn.ModuleList(ConvBlock(D, config.kernel_size) for _ in range(config.num_code_layers))
+        self.spread = nn.Linear(D, config.stride * D)
+        self.blocks = nn.ModuleList(ConvBlock(D, 7) for _ in range(config.num_reader_layers))
+        self.norm = nn.LayerNorm(D)
+
+    def forward(self, points: Tensor, num_codes: Tensor) -> Tensor:
+        """Transform `(B, T, d)` to `(B, T * stride, D)`."""
+        hidden = run_blocks(self.code_blocks, self.from_points(points), inside(num_codes, points.shape[1]))
+        hidden = self.spread(hidden).unflatten(2, (self.stride, -1)).flatten(1, 2)
+        known = inside(num_codes * self.stride, hidden.shape[1])
+        return self.norm(run_blocks(self.blocks, hidden, known))

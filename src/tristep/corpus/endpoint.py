@@ -1,8 +1,9 @@
-"""An endpoint that speaks OpenAI's chat completions, asked for a JSON object."""
+"""An endpoint that speaks OpenAI's chat completions, asked for a JSON object or for the next turn of a conversation."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -22,5 +23,20 @@ def ask(client: Any, model: str, prompt: str, question: dict[str, Any]) -> str:
             {"role": "user", "content": json.dumps(question, ensure_ascii=False)},
         ],
         response_format={"type": "json_object"},
+    )
+    return completion.choices[0].message.content or ""
+
+
+def next_turn(client: Any, model: str, messages: Sequence[tuple[str, str]], max_tokens: int) -> str:
+    """Let a chat model take the next turn of a conversation.
+
+    Args:
+        client: An `openai.OpenAI` client.
+        model: The model's name at that endpoint.
+        messages: Roles and texts, the system turn first.
+        max_tokens: The most tokens that it may take.
+    """
+    completion = client.chat.completions.create(
+        model=model, messages=[{"role": role, "content": text} for role, text in messages], max_tokens=max_tokens
     )
     return completion.choices[0].message.content or ""

@@ -9,16 +9,19 @@ To learn to speak, clips in named voices are wanted instead, and with `--style-l
 low, high, quietly, loudly, with pauses or in a whisper, whole or from a cue on, each with an instruction that asks
 for it (`tristep.corpus.restyle` says how).
 
+With `--phone-times` Piper also says how long it holds each phone, from which `tristep.corpus.phones` learns to hear.
+
 The phonemes come from espeak-ng (GPL-3): it is used to *make* data and is no dependency of the package.
-Install it with `pip install phonemizer-fork espeakng-loader onnxruntime`.
+Install it with `pip install phonemizer-fork espeakng-loader onnxruntime` (and `onnx` for phone times).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from rich.progress import track
 
 from tristep.audio import LISTEN_HZ
 from tristep.corpus.annotate import cue, instruction
+from tristep.corpus.phones import timed_phones
 from tristep.corpus.restyle import INLINE, Delivery, deliver, draw_styles, joined, pieces, restyle, trimmed
 
 MAX_PAUSED_WORDS = 7
@@ -37,6 +41,8 @@ INLINE_SHARE = 0.4
 """Share of the texts with several phrases that get a cue."""
 PAUSE_SHARE = 0.35
 """Share of the cues that ask for a long pause; the rest change the style."""
+PIPER_HOP = 256
+"""Samples in one frame of a Piper voice."""
 MAX_KOKORO_TOKENS = 505
 """Kokoro's style bank has one row per number of tokens, at most 510 with the two boundaries."""
 
@@ -50,6 +56,10 @@ class Reading:
     sample_rate: int
     voice: str
     speed: float
+    symbols: Sequence[str] = ()
+    """What was said, one symbol of IPA or punctuation at a time, if the teacher knows when."""
+    ends_s: Sequence[float] = ()
+    """When each symbol ends, in seconds."""
 
 
 class Phonemes:
@@ -80,9 +90,16 @@ def onnx_session(path: Path) -> Any:
 class Piper:
     """One Piper voice (VITS, ONNX): about twelve times real time on one core."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, timed: bool = False) -> None:
+        """Open a voice.
+
+        Args:
+            model: The .onnx file, its .json beside it.
+            timed: Also say how long each phoneme is held; needs the package `onnx`.
+        """
         self.settings = json.loads(Path(f"{model}.json").read_text())
-        self.session = onnx_session(model)
+        self.timed = timed
+        self.session = timed_session(model) if timed else onnx_session(model)
         self.phonemes = Phonemes(self.settings["espeak"]["voice"])
         self.voice = f"piper_{model.name.split('.')[0]}"
         self.voices = (self.voice,)
@@ -97,15 +114,32 @@ class Piper:
         return self._said(text, speed, 0.667, 0.8)
 
     def _said(self, text: str, speed: float, noise: float, phoneme_noise: float) -> Reading:
-        table = self.settings["phoneme_id_map"]
-        ids = list(table["^"])
-        for symbol in self.phonemes(text):
-            ids += table["_"] + table.get(symbol, [])
-        ids += table["_"] + table["$"]
+        table, sample_rate = self.settings["phoneme_id_map"], self.settings["audio"]["sample_rate"]
+        # Padding follows every phoneme; the sentence begins and ends with marks of its own.
+        symbols = ["", *self.phonemes(text), ""]
+        held = [table["^"] + table["_"], *(table.get(s, []) + table["_"] for s in symbols[1:-1]), table["$"]]
+        ids = [number for numbers in held for number in numbers]
         scales = np.array([noise, 1 / speed, phoneme_noise], np.float32)
         inputs = {"input": np.array([ids]), "input_lengths": np.array([len(ids)]), "scales": scales}
-        waveform = self.session.run(None, inputs)[0].reshape(-1)
-        return Reading(waveform, self.settings["audio"]["sample_rate"], self.voice, speed)
+        waveform, *durations = self.session.run(None, inputs)
+        reading = Reading(waveform.reshape(-1), sample_rate, self.voice, speed)
+        if not self.timed:
+            return reading
+        ends_s = durations[0].reshape(-1).cumsum() * PIPER_HOP / sample_rate
+        last = np.cumsum([len(numbers) for numbers in held]) - 1
+        return replace(reading, symbols=symbols, ends_s=ends_s[last].tolist())
+
+
+def timed_session(model: Path) -> Any:
+    """Open a Piper voice whose network also returns the frames that each of its inputs is held."""
+    import onnx
+
+    graph = onnx.load(str(model))
+    durations = next(node.output[0] for node in graph.graph.node if node.op_type == "Ceil")
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(durations, onnx.TensorProto.FLOAT, None))
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(graph, str(Path(folder) / model.name))
+        return onnx_session(Path(folder) / model.name)
 
 
 class Kokoro:
@@ -147,9 +181,9 @@ class Kokoro:
         return Reading(self.session.run(None, inputs)[0].reshape(-1), 24_000, voice, speed)
 
 
-def to_listening_rate(reading: Reading, pitch: float) -> np.ndarray:
-    """Resample to 16 kHz, shifting pitch and formants by the factor `pitch` (a new vocal tract)."""
-    waveform = soxr.resample(reading.waveform, reading.sample_rate * pitch, LISTEN_HZ)
+def in_new_voice(reading: Reading, pitch: float, sample_rate: int) -> np.ndarray:
+    """Resample to another rate, shifting pitch and formants by the factor `pitch` (a new vocal tract)."""
+    waveform = soxr.resample(reading.waveform, reading.sample_rate * pitch, sample_rate)
     peak = float(np.abs(waveform).max())
     return np.asarray(waveform / max(peak, 1e-4) * 0.7, np.float32)
 
@@ -166,15 +200,18 @@ Perform = Callable[[str, np.random.Generator], Clip | None]
 """Reads one text, drawing what is left to chance; None if it can't be read."""
 
 
-def in_new_voices(teacher: Any) -> Perform:
-    """Perform for listening: at 16 kHz, every clip in a mixed voice and at a pitch of its own."""
+def in_new_voices(teacher: Any, sample_rate: int = LISTEN_HZ) -> Perform:
+    """Perform for listening: every clip in a mixed voice and at a pitch of its own."""
 
     def perform(text: str, rng: np.random.Generator) -> Clip | None:
         if (reading := teacher.read(text, rng)) is None:
             return None
         pitch = float(rng.uniform(0.88, 1.14))
-        labels = {"speaker": f"{reading.voice}@{pitch:.2f}", "source": f"synthetic: {reading.voice}"}
-        return Clip(to_listening_rate(reading, pitch), labels | {"speed": round(reading.speed, 3)})
+        labels: dict[str, Any] = {"speaker": f"{reading.voice}@{pitch:.2f}", "source": f"synthetic: {reading.voice}"}
+        if reading.symbols:
+            phones = timed_phones(reading.symbols, [end_s / pitch for end_s in reading.ends_s])
+            labels["phones"] = [(symbol, round(end_s, 3)) for symbol, end_s in phones]
+        return Clip(in_new_voice(reading, pitch, sample_rate), labels | {"speed": round(reading.speed, 3)})
 
     return perform
 
@@ -259,20 +296,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="Piper's .onnx file, or Kokoro's folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest.jsonl")
     parser.add_argument("--voices", help="named voices as they are, separated by commas, or `all`; else new ones")
-    parser.add_argument("--sample-rate", type=int, default=LISTEN_HZ, help="Hz, for named voices")
+    parser.add_argument("--sample-rate", type=int, default=LISTEN_HZ, help="Hz")
+    parser.add_argument("--phone-times", action="store_true", help="when each phone ends; Piper in new voices only")
     parser.add_argument("--style-labels", action="store_true", help="known styles, with instructions and cues")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lines = options.sentences.read_text().splitlines()
     sentences = [(name, text) for name, text in (line.split("\t", 1) for line in lines)]
-    teacher = (Piper if options.teacher == "piper" else Kokoro)(options.model)
+    if options.phone_times and (options.teacher != "piper" or options.voices):
+        parser.error("--phone-times is for Piper in new voices: leave --voices out, or the times")
+    teacher = Piper(options.model, options.phone_times) if options.teacher == "piper" else Kokoro(options.model)
     if options.voices:
         voices = sorted(teacher.voices) if options.voices == "all" else options.voices.split(",")
         perform = in_named_voices(teacher, voices, options.sample_rate, options.style_labels)
-    elif options.style_labels or options.sample_rate != LISTEN_HZ:
-        parser.error("--style-labels and --sample-rate are for named voices: add --voices all, or some of them")
+    elif options.style_labels:
+        parser.error("--style-labels are for named voices: add --voices all, or some of them")
     else:
-        perform = in_new_voices(teacher)
+        perform = in_new_voices(teacher, options.sample_rate)
     rows = synthesize(sentences, perform, options.out, options.seed, options.sample_rate)
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "manifest.jsonl").open("a") as manifest:

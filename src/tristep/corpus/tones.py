@@ -3,14 +3,18 @@
     python -m tristep.corpus.tones --out data/tones
     tristep train recipes/toy/asr.toml --out runs/toy
 
-Words are drawn letter by letter, so that a held-out clip can only be got right by listening.
+Words are drawn letter by letter, so that a held-out clip can only be got right by listening. For the realtime mode the
+same clips are turns of conversations: two personas answer them, each in its own way (`recipes/toy/realtime.toml`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -53,10 +57,31 @@ def draw_text(rng: np.random.Generator) -> str:
     return "".join(letters)
 
 
+PERSONAS: dict[str, Callable[[str], str]] = {"Echo.": lambda text: text, "Shout.": str.upper}
+"""Who answers, and what."""
+
+
+def exchange(row: dict[str, Any], typed: bool) -> dict[str, Any]:
+    """Turn a clip into a turn of a conversation that one of the personas answers; typed, it has no sound."""
+    persona, answer = list(PERSONAS.items())[zlib.crc32(row["id"].encode()) % len(PERSONAS)]
+    kept = {name: row[name] for name in ("id", "text", "split")} if typed else row
+    return {**kept, "persona": persona, "history": [], "answer": answer(row["text"])}
+
+
+def phones_of(text: str) -> list[tuple[str, float]]:
+    """Say when each tone of a text ends, and the silence after them, in seconds."""
+    return [*((letter, round((place + 1) * LETTER_S, 2)) for place, letter in enumerate(text)), (" ", CLIP_S)]
+
+
 def write_corpus(out: Path, num_clips: int, seed: int) -> None:
-    """Write `audio/*.wav` and `manifest.jsonl`; every tenth clip is held out as `dev`."""
+    """Write `audio/*.wav`, `manifest.jsonl`, and exchanges in sound and in text; every tenth clip is `dev`."""
     (out / "audio").mkdir(parents=True, exist_ok=True)
-    with (out / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
+    (out / "typed").mkdir(exist_ok=True)
+    with (
+        (out / "manifest.jsonl").open("w", encoding="utf-8") as manifest,
+        (out / "exchanges.jsonl").open("w", encoding="utf-8") as spoken,
+        (out / "typed" / "exchanges.jsonl").open("w", encoding="utf-8") as typed,
+    ):
         for index in range(num_clips):
             rng = np.random.default_rng([seed, index])
             text = draw_text(rng)
@@ -67,8 +92,11 @@ def write_corpus(out: Path, num_clips: int, seed: int) -> None:
                 "id": name, "audio": f"audio/{name}.wav", "text": text, "speaker": "tones", "language": "en",
                 "duration": len(waveform) / LISTEN_HZ, "sample_rate": LISTEN_HZ,
                 "split": "dev" if index % 10 == 9 else "train", "source": "synthetic: tones", "licence": "CC0-1.0",
+                "phones": phones_of(text),
             }  # fmt: skip
             manifest.write(json.dumps(row) + "\n")
+            spoken.write(json.dumps(exchange(row, typed=False)) + "\n")
+            typed.write(json.dumps(exchange(row, typed=True)) + "\n")
 
 
 def main() -> None:

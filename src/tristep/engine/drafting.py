@@ -22,6 +22,8 @@ from tristep.vocab import TextTokenizer, Vocab
 
 MOST_DRAFTS = 12
 """Guesses for one row in one pass."""
+MOST_DRAFTED_ROWS = 2
+"""On a CPU a batch of more rows is decoded without drafts: it fills the processor as it is (`benchmarks/asr.py`)."""
 SHORTLIST = 16_384
 """On a CPU the heads guess among the first so many text tokens: a byte-pair vocabulary is sorted by frequency, these
 are nine of ten tokens of English transcripts, and scoring all of nano's would cost a head as much as seven blocks."""
@@ -185,15 +187,37 @@ class HeadDrafts:
         self.cache = KVCache(self.cache.keys[:, places], self.cache.values[:, places], self.cache.lengths[places])
         self.hidden, self.embeddings, self.done = self.hidden[places], self.embeddings[places], self.done[:, places]
 
-    def see(self, first: Tensor, hidden: Tensor, embeddings: Tensor) -> None:
-        """Take the backbone's hidden states and what it read, `(B, T, D)`, from position `first` `(B,)` on."""
+    def reserve(self, num_positions: int) -> None:
+        """Make room for so many positions; what is known stays."""
+        num_rows, size, _ = self.hidden.shape
+        config = self.backbone.config.decoder.model_copy(update={"num_layers": len(self.heads)})
+        cache = KVCache.empty(config, num_rows, num_positions, self.hidden)
+        room = self.cache.keys.shape[3]
+        cache.keys[:, :, :, :room], cache.values[:, :, :, :room] = self.cache.keys, self.cache.values
+        self.cache = cache
+        self.hidden, self.embeddings = (
+            F.pad(known, (0, 0, 0, num_positions - size)) for known in (self.hidden, self.embeddings)
+        )
+
+    def move(self, source: int, target: int) -> None:
+        """Copy what is known of the row `source` to the row `target`."""
+        for table in (self.cache.keys, self.cache.values, self.done):
+            table[:, target] = table[:, source]
+        for known in (self.hidden, self.embeddings):
+            known[target] = known[source]
+
+    def see(self, first: Tensor, hidden: Tensor, embeddings: Tensor, row: int = 0) -> None:
+        """Take the backbone's hidden states and what it read, `(B, T, D)`, from position `first` `(B,)` on.
+
+        The first of these rows is `row`.
+        """
         places = first[:, None] + torch.arange(hidden.shape[1], device=first.device)  # (B, T)
-        rows = torch.arange(len(first), device=first.device)[:, None]
+        rows = torch.arange(row, row + len(first), device=first.device)[:, None]
         self.hidden[rows, places] = hidden
         self.embeddings[rows, places] = embeddings.to(hidden.dtype)
 
     def guess(self, lengths: Tensor, tokens: Tensor, num_tokens: int) -> Tensor:
-        """Guess what follows the last settled token of each row.
+        """Guess what follows the last settled token of each of the first `B` rows.
 
         Args:
             lengths: Positions that the backbone has read, shape `(B,)`.
@@ -203,11 +227,12 @@ class HeadDrafts:
         Returns:
             Ids, shape `(B, num_tokens)`.
         """
-        num_new = int((lengths - self.done[:num_tokens]).max())
+        num_rows = len(lengths)
+        num_new = int((lengths - self.done[:num_tokens, :num_rows]).max())
         window = torch.arange(num_new + len(self.heads) - 1, device=lengths.device)
         places = (lengths[:, None] - len(window) + window).clamp(min=0)  # (B, T), the last ones read
-        rows = torch.arange(len(lengths), device=lengths.device)
-        context = self.backbone.decoder.context(places, cached_mask(places), self.cache)
+        rows = torch.arange(num_rows, device=lengths.device)
+        context = self.backbone.decoder.context(places, cached_mask(places), self.cache.view(0, num_rows))
         hidden, guesses = self.hidden[rows[:, None], places], []
         for layer in range(num_tokens):
             self.embeddings[rows, lengths + layer] = self.backbone.embedding(tokens)
@@ -216,7 +241,7 @@ class HeadDrafts:
             scores = F.linear(self.backbone.decoder.norm(hidden[:, -1]), self.rows)
             tokens = self.candidates[scores.argmax(dim=-1)]
             guesses.append(tokens)
-        self.done[:num_tokens] = lengths
+        self.done[:num_tokens, :num_rows] = lengths
         return torch.stack(guesses, dim=1)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, Unpack, overload
 
 import torch
@@ -16,21 +19,28 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tristep.audio import LISTEN_HZ, AudioError, padded_mel
 from tristep.backbone.audio_encoder import Adapted, CtcAdaptor
-from tristep.backbone.checkpoints import load_backbone
+from tristep.backbone.checkpoints import find_weights, load_backbone
 from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.codec.voice import Voice
-from tristep.engine.drafting import DraftSources, Hypothesis
+from tristep.engine.conversing import Thinker
+from tristep.engine.dialogue import Modality, SessionSettings
+from tristep.engine.drafting import MOST_DRAFTED_ROWS, DraftSources, Hypothesis, RowSources
 from tristep.engine.listening import Entry, Hearing, OnProgress, Source, listen
-from tristep.engine.sampling import Bias, Completion, greedy
+from tristep.engine.recorded import Recorded
+from tristep.engine.sampling import Bias, Completion, greedy, penalties
+from tristep.engine.scheduler import Request, Scheduler
 from tristep.engine.segments import Stretch
+from tristep.engine.session import Session
 from tristep.engine.settings import Options, Settings
 from tristep.engine.streaming import Commit, TranscriptionStream
 from tristep.engine.talking import Speech, SpeechStream, Talker
 from tristep.engine.transcription import Segment, Transcription, in_digits
+from tristep.engine.turns import EndOfTurn, SmartTurn
 from tristep.engine.words import with_confidence, words_said
+from tristep.engine.writers import TextWriter
 from tristep.modes.asr.data import Style
 from tristep.modes.asr.decoding import hypotheses as read_hypotheses
 from tristep.modes.asr.hotwords import Hotword, listen_for, read_hotwords
@@ -43,15 +53,15 @@ WINDOW = 4
 """Batches' worth of segments that are collected before they are sorted by length and decoded."""
 
 
-MOST_DRAFTED_ROWS = 2
-"""On a CPU a batch of more rows is decoded without drafts: it fills the processor as it is (`benchmarks/asr.py`)."""
-
-
 class Engine:
     """A backbone at work. It holds no state between calls."""
 
     def __init__(
-        self, backbone: Backbone, tokenizer: TextTokenizer, talker: Callable[[], Talker] | None = None
+        self,
+        backbone: Backbone,
+        tokenizer: TextTokenizer,
+        talker: Callable[[], Talker] | None = None,
+        thinker: Callable[[], Thinker] | None = None,
     ) -> None:
         """Put a backbone to work.
 
@@ -59,11 +69,17 @@ class Engine:
             backbone: Weights that serve the ASR mode.
             tokenizer: Its text tokenizer.
             talker: Loads what speaks, when it is first asked to.
+            thinker: Loads what answers, when it is first asked to.
         """
         merge_low_rank(backbone)
-        self._load_talker = talker
+        self._load_talker, self._load_thinker = talker, thinker
+        self.end_of_turn: EndOfTurn | None = None
+        """Judges whether a turn sounds finished, where there are weights for that."""
         self.backbone = backbone.eval()
         self.chat = Chat(backbone.vocab, tokenizer)
+        self.scheduler: Scheduler | None = None
+        """Where there is one, whatever is transcribed in several threads at once shares the passes of the backbone."""
+        self._ear: AbstractContextManager[Any] = nullcontext()
 
     @classmethod
     def load(cls, name: str | Path = "nano", device: str = "cpu", precision: Precision | None = None) -> Engine:
@@ -78,9 +94,24 @@ class Engine:
         Raises:
             ValueError: If there are none, or they are damaged.
         """
-        engine = cls(*load_backbone(name, device, mode="asr"), partial(Talker.load, name, device, precision))
+        later = partial(Talker.load, name, device, precision), partial(Thinker.load, name, device, precision)
+        engine = cls(*load_backbone(name, device, mode="asr"), *later)
         compute_in(engine.backbone, precision)
+        engine.end_of_turn = SmartTurn.load(find_weights(name))
         return engine
+
+    def sharing(self, num_slots: int = 8, max_waiting: int = 64) -> Engine:
+        """Return the same weights at work for several threads, which share the passes of the backbone.
+
+        They listen one at a time, so that no more memory is taken than by one of them.
+
+        Args:
+            num_slots: Segments that are written at once.
+            max_waiting: Segments that may wait; a batch that goes beyond is refused with a `BusyError`.
+        """
+        shared = copy(self)
+        shared.scheduler, shared._ear = Scheduler(self.backbone, num_slots, max_waiting), Lock()
+        return shared
 
     @cached_property
     def talker(self) -> Talker:
@@ -89,6 +120,13 @@ class Engine:
             raise ValueError("this engine was built to listen only: load it by `Engine.load` to make it speak")
         return self._load_talker()
 
+    @cached_property
+    def thinker(self) -> Thinker:
+        """What answers."""
+        if self._load_thinker is None:
+            raise ValueError("this engine was built to listen only: load it by `Engine.load` to make it answer")
+        return self._load_thinker()
+
     def speak(self, text: str, voice: str | Voice | None = None, **settings: Any) -> Speech:
         """Say a text of any length; takes what `Talker.speak` takes."""
         return self.talker.speak(text, voice, **settings)
@@ -96,6 +134,24 @@ class Engine:
     def stream_speech(self, text: str, voice: str | Voice | None = None, **settings: Any) -> SpeechStream:
         """Say a text and yield its sound as it comes; takes what `Talker.stream_speech` takes."""
         return self.talker.stream_speech(text, voice, **settings)
+
+    def converse(
+        self, persona: str = "", *, voice: str | Voice | None = None, seed: int = 0, aloud: bool = True
+    ) -> Recorded:
+        """Begin a conversation in recordings: `hear` one after the other; a live one is a `Session`.
+
+        Args:
+            persona: Who answers, and how.
+            voice: As `speak` takes it.
+            seed: Chooses among the answers and the ways to say them.
+            aloud: Answer in sound; else in text, which needs no codec.
+
+        Raises:
+            ValueError: If the weights can't speak, or there is no such voice.
+        """
+        modality: Modality = "audio" if aloud else "text"
+        settings = SessionSettings(persona, modality, voice, turn_detection=None, seed=seed)
+        return Recorded(Session(self, settings))
 
     @overload
     def transcribe(  # type: ignore[overload-overlap]  # a str is also a sequence of str, and then one path
@@ -198,7 +254,8 @@ class Engine:
         Returns:
             A segment for each stretch, and the completion that it was read from.
         """
-        heard = self.hear([speech.waveform for speech in stretches])
+        with self._ear:
+            heard = self.hear([speech.waveform for speech in stretches])
         starts = begun or [Completion(0) for _ in stretches]
         rows = [
             Completion(ASR.decoding.token_budget(speech.duration_s), list(start.tokens), list(start.probs), bias=bias)
@@ -270,13 +327,24 @@ class Engine:
 
         What guesses ahead is everything that can, if `sources` is not given.
         """
-        sources = sources or self.draft_sources(heard)
         num_slots = heard.shown.sum(dim=1).tolist()
         prompts = [self.chat.prompt(ASR.data.turns(num, style)) for num in num_slots]
         prompts = [prompt + row.tokens for prompt, row in zip(prompts, completions, strict=True)]
         budgets = [row.budget for row in completions]
         constraint = ASR.decoding.Constraint(self.backbone.vocab, language)
         find_loop = ASR.decoding.repetition_start
+        if self.scheduler is not None and sources is None:
+            opening, body = penalties(self.backbone, constraint)
+            guesses: Sequence[Hypothesis | None] = self.hypotheses(heard) or [None] * len(prompts)
+            lines = zip(prompts, completions, guesses, torch.split(heard.flat(), num_slots), strict=True)
+            requests = [
+                Request(prompt, TextWriter(row, opening, body, find_loop, RowSources(guess)), sound)
+                for prompt, row, guess, sound in lines
+            ]
+            self.scheduler.submit(*requests)
+            self.scheduler.finish(*requests)
+            return list(completions)
+        sources = sources or self.draft_sources(heard)
         return greedy(self.backbone, prompts, heard.flat(), constraint, budgets, find_loop, completions, sources)
 
     def draft_sources(self, heard: Adapted) -> DraftSources:
@@ -284,11 +352,14 @@ class Engine:
         on_cpu = heard.audio_embeddings.device.type == "cpu"
         if on_cpu and len(heard.audio_embeddings) > MOST_DRAFTED_ROWS:
             return DraftSources()
-        adaptor, hypotheses = self.backbone.adaptor, None
-        if isinstance(adaptor, CtcAdaptor):
-            texts = read_hypotheses(heard, adaptor.ctc_tokens.tolist(), self.chat.tokenizer)
-            hypotheses = [Hypothesis(text, self.backbone.vocab, self.chat.tokenizer) for text in texts]
-        return DraftSources(hypotheses, self.backbone.config.num_draft_heads)
+        return DraftSources(self.hypotheses(heard), self.backbone.config.num_draft_heads)
+
+    def hypotheses(self, heard: Adapted) -> list[Hypothesis] | None:
+        """Read what the adaptor's own recogniser has heard, if it has one."""
+        if not isinstance(adaptor := self.backbone.adaptor, CtcAdaptor):
+            return None
+        texts = read_hypotheses(heard, adaptor.ctc_tokens.tolist(), self.chat.tokenizer)
+        return [Hypothesis(text, self.backbone.vocab, self.chat.tokenizer) for text in texts]
 
     @torch.inference_mode()
     def hear(self, waveforms: Sequence[Tensor]) -> Adapted:

@@ -70,7 +70,7 @@ def recite(
     hidden = prefill(backbone, prompts, None, cache)  # (B, D)
     rows = list(zip(recitals, (torch.Generator().manual_seed(seed) for seed in seeds), strict=True))
     while True:
-        choose(backbone, hidden, rows, sampling)
+        choose(backbone, hidden, rows, [sampling] * len(rows))
         yield
         places = [place for place, (recital, _) in enumerate(rows) if not recital.is_done]
         if not places:
@@ -94,13 +94,16 @@ def read_given(backbone: Backbone, recitals: Sequence[Recital], cache: KVCache) 
 
 
 def choose(
-    backbone: Backbone, hidden: Tensor, rows: Sequence[tuple[Recital, torch.Generator]], sampling: Sampling
+    backbone: Backbone,
+    hidden: Tensor,
+    rows: Sequence[tuple[Recital, torch.Generator]],
+    samplings: Sequence[Sampling],
 ) -> None:
-    """Let every row write, given the hidden states `(B, D)`."""
+    """Let every row write in its own way, given the hidden states `(B, D)`."""
     first = len(backbone.head.weight)
     allowed = allowed_mask([recital for recital, _ in rows], first, backbone.vocab.size).to(hidden.device)
     logits = backbone.head.grown_logits(hidden).masked_fill(~allowed, -math.inf)
-    for (recital, generator), row in zip(rows, logits, strict=True):
+    for (recital, generator), sampling, row in zip(rows, samplings, logits, strict=True):
         recital.write(first + draw(row, sampling, generator))
 
 

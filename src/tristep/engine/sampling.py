@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch: one pass over the ragged prompts, then pass after pass, each with a token for every row.
+"""Greedy decoding of a batch: the ragged prompts are read, then pass after pass writes a token in every row.
 
 Where something guesses ahead (`drafting.py`), a pass verifies the guesses too, and settles as many tokens as are right.
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tristep.backbone.model import Backbone
-from tristep.backbone.transformer import KVCache
+from tristep.backbone.transformer import KVCache, whole_blocks
 from tristep.engine.drafting import MOST_DRAFTS, Drafter, DraftSources, HeadDrafts, agreement
 from tristep.engine.verify import NO_DRAFT, PassCounts, verify_draft
 from tristep.modes.asr.decoding import FinishReason
@@ -28,6 +28,9 @@ FindLoop = Callable[[Sequence[int]], int | None]
 Bias = Callable[[Sequence[int]], Mapping[int, float]]
 """From what was written to what is added to the logits of some tokens; it depends on nothing else that changes, so
 that a draft is verified against the same logits that greedy decoding sees."""
+PROMPT_CHUNK = 128
+"""Tokens of a prompt that are read in one pass: ten seconds of sound. The chunks of a prompt are always the same and
+whole blocks, so that it is computed in the same way whoever is beside it."""
 
 
 @dataclass
@@ -102,7 +105,8 @@ def greedy(
     hidden = prefill(backbone, prompts, audio_embeddings, cache, drafter)  # (B, D)
     first = torch.stack([body if row.tokens else opening for row in completions])
     logits = (backbone.logits(hidden) + first)[:, None]  # (B, 1, V)
-    settled = settle(completions, [[]] * len(prompts), logits, backbone.vocab, find_loop)
+    loops = [find_loop] * len(prompts)
+    settled = settle(completions, [[]] * len(prompts), logits, backbone.vocab, loops)
     writing = completions
     while True:
         drafter.read(settled)
@@ -116,7 +120,7 @@ def greedy(
         last = [tokens[-1] for tokens in settled]
         drafts = drafter.draft([row.budget - len(row.tokens) - 1 for row in writing], cache.lengths, last)
         logits = score(backbone, last, drafts, cache, drafter) + body  # (B, K + 1, V)
-        settled = settle(writing, drafts, logits, backbone.vocab, find_loop)
+        settled = settle(writing, drafts, logits, backbone.vocab, loops[: len(writing)])
         # What was read of a rejected draft is rolled back: it lies beyond the length, and is written over.
         cache.lengths = cache.lengths - logits.shape[1] + cache.lengths.new_tensor([len(row) for row in settled])
         for row, draft, tokens in zip(writing, drafts, settled, strict=True):
@@ -155,12 +159,14 @@ def prefill(
     cache: KVCache,
     drafter: Drafter | None = None,
 ) -> Tensor:
-    """Read all prompts in one pass; return the hidden state after each one's last token, shape `(B, D)`."""
-    tokens, lengths = padded(backbone, prompts)
-    hidden = backbone(tokens, audio_embeddings, kv_cache=cache)  # (B, T, D)
+    """Read all prompts, chunk by chunk; return the hidden state after each one's last token, shape `(B, D)`."""
+    longest = max(map(len, prompts))
+    tokens, lengths = padded(backbone, prompts, whole_blocks(longest))
+    embeddings = backbone.embed(tokens, audio_embeddings)  # (B, T, D)
+    hidden = torch.cat([backbone.read(chunk, cache) for chunk in torch.split(embeddings, PROMPT_CHUNK, dim=1)], dim=1)
     cache.lengths = lengths
     if drafter and drafter.heads:
-        drafter.heads.see(torch.zeros_like(lengths), hidden, backbone.embed(tokens, audio_embeddings))
+        drafter.heads.see(torch.zeros_like(lengths), hidden[:, :longest], embeddings[:, :longest])
     return hidden[torch.arange(len(prompts)), lengths - 1]
 
 
@@ -176,11 +182,15 @@ def score(
     return backbone.logits(hidden)
 
 
-def padded(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Pad rows of tokens on the right; return them, shape `(B, T)`, and their lengths, shape `(B,)`."""
+def padded(backbone: Backbone, rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Pad rows of tokens on the right, to the longest if no width is given.
+
+    Returns:
+        The tokens, shape `(B, T)`, and the lengths of the rows, shape `(B,)`.
+    """
     lengths = torch.tensor([len(row) for row in rows], device=backbone.embedding.weight.device)
-    padding, longest = backbone.vocab.control("turn_end"), max(map(len, rows))
-    tokens = [[*row, *[padding] * (longest - len(row))] for row in rows]
+    padding, width = backbone.vocab.control("turn_end"), width or max(map(len, rows))
+    tokens = [[*row, *[padding] * (width - len(row))] for row in rows]
     return torch.tensor(tokens, device=lengths.device), lengths
 
 
@@ -208,7 +218,7 @@ def settle(
     drafts: Sequence[Sequence[int]],
     logits: Tensor,
     vocab: Vocab,
-    find_loop: FindLoop,
+    loops: Sequence[FindLoop],
 ) -> list[list[int]]:
     """Let every row write its best tokens: those that were drafted, as far as they are the best, and one more.
 
@@ -219,7 +229,7 @@ def settle(
         drafts: Guesses, at most K tokens a row.
         logits: After the last token and after each guess, masked, shape `(B, K + 1, V)`.
         vocab: Their id space.
-        find_loop: Finds the end that repeats itself.
+        loops: What finds the end that repeats itself, for each row.
 
     Returns:
         What each row has written now, the end of the turn included.
@@ -236,7 +246,7 @@ def settle(
     logprobs = logits.gather(2, verified.tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)  # (B, K + 1)
     lines = zip(verified.tokens.tolist(), logprobs.tolist(), (verified.num_accepted + 1).tolist(), strict=True)
     settled = []
-    for row, (tokens, probs, num_tokens) in zip(writing, lines, strict=True):
+    for row, find_loop, (tokens, probs, num_tokens) in zip(writing, loops, lines, strict=True):
         count = 0
         while count < num_tokens and row.finish_reason is None:
             row.write(tokens[count], probs[count], vocab, find_loop)

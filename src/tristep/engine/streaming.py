@@ -80,6 +80,7 @@ class TranscriptionStream:
         self._begun, self._last_guess = Completion(0), Completion(0)
         self._segments: list[Segment] = []
         self._shown = 0  # characters of the open segment that are committed
+        self._ahead: tuple[Stretch, Completion, Segment] | None = None  # speech, what was begun of it, what was said
         self._provisional = ""
         self._is_finished = False
         self.text = ""
@@ -101,6 +102,22 @@ class TranscriptionStream:
         last = [*self._segmenter.push(self._rest), *self._segmenter.flush()]
         self._rest = torch.zeros(0)
         return [event for speech in last for event in self._close(speech)]
+
+    def anticipate(self) -> list[StreamEvent]:
+        """Transcribe the open segment as if the sound were over; where it is, `finish` has nothing left to do."""
+        closed = [event for speech in self._segmenter.push(self._rest) for event in self._close(speech)]
+        self._rest = torch.zeros(0)
+        if (speech := self._segmenter.unfinished) is not None:
+            self._ahead = speech, self._begun, self._last_pass(speech)
+        return closed
+
+    @property
+    def anticipated(self) -> str:
+        """What `finish` would commit beyond `text`, where that was anticipated for the open segment as it is."""
+        if self._ahead is None:
+            return ""
+        segment = self._ahead[2]
+        return self._added(segment.text, segment.language)
 
     @property
     def transcription(self) -> Transcription:
@@ -150,22 +167,36 @@ class TranscriptionStream:
 
     def _close(self, speech: Stretch) -> Iterator[StreamEvent]:
         """Transcribe a segment for the last time, and commit the rest of it."""
-        ((segment, _),) = self.engine.transcribe_stretches([speech], self.settings, self._hotwords, [self._begun])
+        segment = self._last_pass(speech)
         self._segments.append(segment)
         yield from self._committed(segment.text, segment.language, segment)
-        self._begun, self._last_guess, self._shown = Completion(0), Completion(0), 0
+        self._begun, self._last_guess, self._shown, self._ahead = Completion(0), Completion(0), 0, None
         self._segmenter.settled_s = 0.0
         yield from self._tail("")
 
+    def _last_pass(self, speech: Stretch) -> Segment:
+        """Transcribe a segment for the last time, unless that has been anticipated."""
+        if self._ahead is not None:
+            heard, begun, segment = self._ahead
+            same_sound = heard.start_s == speech.start_s and torch.equal(heard.waveform, speech.waveform)
+            if same_sound and begun.tokens == self._begun.tokens:
+                return segment
+        ((segment, _),) = self.engine.transcribe_stretches([speech], self.settings, self._hotwords, [self._begun])
+        return segment
+
     def _committed(self, text: str, language: str | None, segment: Segment | None = None) -> Iterator[StreamEvent]:
         """Commit the text of the open segment up to its end `text`."""
-        added = text[self._shown :]
-        if added and self.text and not self._shown and language not in UNSPACED:
-            added = " " + added
+        added = self._added(text, language)
         self._shown = len(text)
         self.text += added
         if added or segment:
             yield StreamEvent("committed", added, self._segmenter.num_samples / LISTEN_HZ, segment)
+
+    def _added(self, text: str, language: str | None) -> str:
+        """Return what the open segment's text adds to what is committed, with the space before it."""
+        added = text[self._shown :]
+        is_next_segment = added and self.text and not self._shown
+        return " " + added if is_next_segment and language not in UNSPACED else added
 
     def _tail(self, text: str) -> Iterator[StreamEvent]:
         """Show what may still change, where it has changed."""

@@ -8,6 +8,7 @@ and the seed: a stream gives the very samples that the whole gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from tristep.codec.codec import Codec, CodecStream
 from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.voice import Voice, list_voices, read_voice, voice_from_clip
 from tristep.engine.reciting import Sampling, recite
+from tristep.engine.scheduler import Request as ScheduledRequest
+from tristep.engine.scheduler import Scheduler
+from tristep.engine.writers import CodeWriter
 from tristep.modes.tts.data import Manner, turns
 from tristep.modes.tts.decoding import FinishReason, Recital
 from tristep.text import sentences, speakable, without_cues, written_words
@@ -33,8 +37,8 @@ BETWEEN_SENTENCES_S = 0.2
 """Silence between sentences, beside what each has at its ends."""
 SEMITONES, DECIBELS = 2.0, 5.0
 """What one degree of pitch and of volume is worth."""
-FIRST_CHUNK, CHUNK = 6, 12
-"""Codes that are sounded at once: few at first, so that the first sound comes early."""
+FIRST_CHUNK_S, CHUNK_S = 0.48, 0.96
+"""Seconds of codes that are sounded at once: few at first, so that the first sound comes early."""
 MAX_INSTRUCTIONS = 200
 """Characters, as in the report's API (section 7.5)."""
 
@@ -113,6 +117,8 @@ class Talker:
         merge_low_rank(backbone)
         self.backbone, self.codec, self.voices, self.speaker = backbone.eval(), codec, voices, speaker
         self.chat = Chat(backbone.vocab, tokenizer)
+        self.scheduler: Scheduler | None = None
+        """Where there is one, whatever is spoken in several threads at once shares the passes of the backbone."""
 
     @classmethod
     def load(cls, name: str | Path = "nano", device: str = "cpu", precision: Precision | None = None) -> Talker:
@@ -169,7 +175,7 @@ class Talker:
         for first in range(0, len(pieces), batch_size):
             group = pieces[first : first + batch_size]
             recitals = self.recitals(group)
-            for _ in recite(*self.row_arguments(group, recitals, request, first)):
+            for _ in self.recite(group, recitals, request, first):
                 pass
             for number, (piece, recital) in enumerate(zip(group, recitals, strict=True), first):
                 stream = self.sound(request, recital.settled, number)
@@ -235,13 +241,26 @@ class Talker:
         vocab, tokenizer, rate = self.backbone.vocab, self.chat.tokenizer, self.codec.code_rate_hz
         return [Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate) for piece in pieces]
 
-    def row_arguments(
+    def recite(
         self, pieces: Sequence[str], recitals: Sequence[Recital], request: Request, first: int
-    ) -> tuple[Backbone, list[list[int]], Sequence[Recital], list[int], Sampling]:
-        """Gather what `recite` takes; `first` is the number of the first of these sentences in its text."""
+    ) -> Iterator[None]:
+        """Speak sentences step by step; `first` is the number of the first of them in its text."""
         prompts = [self.chat.prompt(turns(piece, request.instructions)) for piece in pieces]
         seeds = [sentence_seed(request.seed, first + place) for place in range(len(pieces))]
-        return self.backbone, prompts, recitals, seeds, request.sampling
+        if self.scheduler is None:
+            return recite(self.backbone, prompts, recitals, seeds, request.sampling)
+        requests = [
+            ScheduledRequest(prompt, CodeWriter(recital, request.sampling, torch.Generator().manual_seed(seed)))
+            for prompt, recital, seed in zip(prompts, recitals, seeds, strict=True)
+        ]
+        self.scheduler.submit(*requests)
+        return self.scheduler.follow(*requests)
+
+    def sharing(self, num_slots: int = 8, max_waiting: int = 64) -> Talker:
+        """Return the same weights at work for several threads, which share the passes of the backbone."""
+        shared = copy(self)
+        shared.scheduler = Scheduler(self.backbone, num_slots, max_waiting)
+        return shared
 
     def sound(self, request: Request, manner: Manner, number: int) -> CodecStream:
         """Begin the sound of a sentence that is spoken in some manner."""
@@ -267,6 +286,16 @@ class SpeechStream:
         return self
 
     def __next__(self) -> Tensor:
+        while not len(chunk := self.step()):
+            pass
+        return chunk
+
+    def step(self) -> Tensor:
+        """Do a little of the work and return the sound that it gives, often none, shape `(0,)`.
+
+        Raises:
+            StopIteration: If all has been said.
+        """
         chunk = next(self._chunks)
         self._num_samples += len(chunk)
         return chunk
@@ -289,11 +318,14 @@ class SpeechStream:
         """Yield the sound of one sentence while it is being spoken."""
         stream: CodecStream | None = None
         num_sounded = 0
-        for _ in recite(*self.talker.row_arguments([piece], [recital], self.settings, number)):
-            if len(recital.codes) - num_sounded >= (CHUNK if num_sounded else FIRST_CHUNK):
+        first, further = (round(seconds * self.talker.codec.code_rate_hz) for seconds in (FIRST_CHUNK_S, CHUNK_S))
+        for _ in self.talker.recite([piece], [recital], self.settings, number):
+            if len(recital.codes) - num_sounded >= (further if num_sounded else first):
                 stream = stream or self.talker.sound(self.settings, recital.settled, number)
                 yield stream.push(torch.tensor(recital.codes[num_sounded:]))
                 num_sounded = len(recital.codes)
+            else:
+                yield torch.zeros(0)
         stream = stream or self.talker.sound(self.settings, recital.settled, number)
         yield stream.push(torch.tensor(recital.codes[num_sounded:], dtype=torch.long))
         yield stream.finish()

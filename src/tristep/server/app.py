@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,13 +16,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 import tristep
-from tristep.server import errors, speech, transcriptions, voices
+from tristep.server import chat, errors, frontend, realtime, realtime_audio, speech, transcriptions, voices
 from tristep.server.limits import PREFIXES, Gate
 from tristep.server.service import ALIASES, OfRequest, Service
 from tristep.server.settings import Settings
 
 router = APIRouter()
 models = APIRouter()
+
+DOORS = (transcriptions, speech, voices, chat, realtime, realtime_audio)
+"""What there is under each prefix."""
 
 
 @router.get("/health")
@@ -102,10 +106,11 @@ def create_app(service: Service) -> ASGIApp:
     app.state.service = service
     errors.install(app)
     app.include_router(router)
+    app.include_router(frontend.router)
     for prefix in PREFIXES:
-        for part in (models, transcriptions.router, speech.router, voices.router):
+        for part in (models, *(door.router for door in DOORS)):
             app.include_router(part, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
-    gate: ASGIApp = Gate(app, settings, service.metrics)
+    gate: ASGIApp = Gate(app, settings, service.metrics, service.secrets)
     if settings.allow_origins:
         gate = CORSMiddleware(gate, settings.allow_origins, allow_methods=["*"], allow_headers=["*"])
     return gate
@@ -128,8 +133,11 @@ def run(settings: Settings, announce: Callable[[str], None] = lambda address: No
 
 def build_server(service: Service) -> uvicorn.Server:
     """Build what carries the app."""
+    # It takes an upgrade that was refused with an answer for one that was forgotten.
+    logging.getLogger("uvicorn.error").addFilter(lambda line: "completing handshake" not in line.getMessage())
     config = uvicorn.Config(
-        create_app(service), ws="none", access_log=False, log_config=None, log_level="warning", server_header=False,
+        create_app(service), ws="websockets-sansio", ws_max_size=service.settings.max_message_bytes,
+        ws_per_message_deflate=False, access_log=False, log_config=None, log_level="warning", server_header=False,
         timeout_graceful_shutdown=round(service.settings.drain_s),
     )  # fmt: skip
     return uvicorn.Server(config)

@@ -20,12 +20,16 @@ from tristep.engine.engine import Engine
 from tristep.engine.listening import Hearing, listen
 from tristep.engine.settings import Options, Settings
 from tristep.engine.transcription import Segment, Transcription
-from tristep.server.worker import Answer, Check
+from tristep.server.chat_jobs import Complete, complete
+from tristep.server.realtime_jobs import Converse, converse
+from tristep.server.worker import Answer, Check, Line
 
 BLOCK_S = 5.0
 SAME_SPEAKER = 0.4
 """Least similarity of a voice to the one that consents. Two clips of one reader have 0.6, of different readers at
 most 0.2."""
+MOST_WAITING = 10_000
+"""Segments and sentences that may wait for a slot: the server's own queue is the bound."""
 DECODER_MEMORY = 1 << 30
 """Bytes that the decoder may take beside what it starts with."""
 
@@ -93,14 +97,16 @@ class EngineJobs:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.listener = engine.sharing(max_waiting=MOST_WAITING)
+        """The same engine for jobs that can wait for each other; a conversation can't."""
         self.cannot_speak = ""
         """Why not, where the weights only listen."""
         try:
-            _ = engine.talker  # loaded before the first request needs it
+            self.talker = engine.talker.sharing(max_waiting=MOST_WAITING)
         except ValueError as error:
             self.cannot_speak = str(error)
 
-    def __call__(self, job: Any, check_in: Check) -> Iterator[Any]:
+    def __call__(self, job: Any, check_in: Line) -> Iterator[Any]:
         match job:
             case Transcribe(by_segment=False):
                 return self.transcribe(job, check_in)
@@ -110,11 +116,15 @@ class EngineJobs:
                 return self.speak(job)
             case Clone():
                 return iter([self.clone(job)])
+            case Complete():
+                return complete(self.engine, job, check_in)
+            case Converse():
+                return converse(self.engine, self.cannot_speak, job, check_in)
         raise TypeError(f"the engine was given a {type(job).__name__}")
 
     def transcribe(self, job: Transcribe, check_in: Check) -> Iterator[Transcription]:
         """Yield what is said."""
-        results = self.engine.transcribe_each([job.path], on_progress=lambda seconds: check_in(), **job.options)
+        results = self.listener.transcribe_each([job.path], on_progress=lambda seconds: check_in(), **job.options)
         yield from map(or_raise, results)
 
     def transcribe_by_segment(self, job: Transcribe, check_in: Check) -> Iterator[Segment | Transcription]:
@@ -123,7 +133,7 @@ class EngineJobs:
         hotwords = self.engine.read_hotwords(settings)
         hearings: deque[Hearing] = deque()
         for hearing, number, stretch in listen([job.path], hearings, lambda seconds: check_in()):
-            [(segment, _)] = self.engine.transcribe_stretches([stretch], settings, hotwords)
+            [(segment, _)] = self.listener.transcribe_stretches([stretch], settings, hotwords)
             hearing.segments[number] = segment
             yield segment
         yield or_raise(hearings[0].result())
@@ -132,14 +142,15 @@ class EngineJobs:
         """Yield the sound as it comes."""
         if self.cannot_speak:
             raise ValueError(self.cannot_speak)
-        talker = self.engine.talker
-        stream = talker.stream_speech(job.text, job.voice, instructions=job.instructions, seed=job.seed)
+        stream = self.talker.stream_speech(job.text, job.voice, instructions=job.instructions, seed=job.seed)
         for chunk in stream:
             yield chunk.numpy()
         spoken_s = sum(sentence.end_s - sentence.start_s for sentence in stream.sentences)
         given = f"{job.instructions} {job.text}".strip()
         yield Spoken(
-            len(talker.chat.tokenizer.encode(given)), round(spoken_s * talker.codec.code_rate_hz), stream.finish_reason
+            num_input_tokens=len(self.talker.chat.tokenizer.encode(given)),
+            num_output_tokens=round(spoken_s * self.talker.codec.code_rate_hz),
+            finish_reason=stream.finish_reason,
         )
 
     def clone(self, job: Clone) -> Voice:

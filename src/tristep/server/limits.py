@@ -11,30 +11,36 @@ import re
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tristep.server import frontend
 from tristep.server.errors import ApiError, error_response
 from tristep.server.metrics import Metrics
+from tristep.server.realtime_secrets import PREFIX as SECRET
+from tristep.server.realtime_secrets import Secrets
 from tristep.server.settings import MIB, Settings, is_address
 
 log = logging.getLogger("tristep.server")
 
-PUBLIC = frozenset({"/health", "/healthz", "/readyz", "/ping"})
-"""Need no key."""
+PUBLIC = frozenset({"/health", "/healthz", "/readyz", "/ping", *frontend.FILES})
+"""Need no key; the page asks its reader for one."""
 PREFIXES = ("/v1", "/step_plan/v1")
 """Where the API lies; the second is StepFun's."""
-UPLOADS = ("/audio/transcriptions", "/audio/translations", "/audio/asr/sse", "/audio/voices", "/audio/voice_consents")
+UPLOADS = ("/audio/transcriptions", "/audio/translations", "/audio/asr/sse", "/audio/voices", "/audio/voice_consents",
+           "/chat/completions")  # fmt: skip
 """Paths under a prefix whose bodies hold files; the other bodies are small."""
 SMALL_BODY = MIB
 DRAINED = 64 * MIB
 """Bytes of a body that are read and dropped after it was refused, so that the client gets to read why."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 HOST = re.compile(r"(?:\[(?P<address>[0-9a-fA-F:.]+)\]|(?P<name>[\w.-]+))(?::\d+)?")
+KEY_PROTOCOL = "openai-insecure-api-key."
 MAX_CLIENTS = 10_000
 """Clients whose rates are remembered."""
 
@@ -42,8 +48,8 @@ MAX_CLIENTS = 10_000
 class Gate:
     """Checks each request before the app sees it, and signs each answer with a request id."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self.app, self.settings, self.metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, secrets: Secrets) -> None:
+        self.app, self.settings, self.metrics, self.secrets = app, settings, metrics, secrets
         self.keys = [key.encode() for key in settings.api_keys]
         self.rate = Rate(settings.max_requests_per_minute)
 
@@ -52,6 +58,8 @@ class Gate:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id, started, status = chosen_request_id(Headers(scope=scope)), time.perf_counter(), 0
@@ -76,6 +84,30 @@ class Gate:
             self.metrics.request(scope, status, seconds)
             path = quote(scope["path"])  # the query may hold a key
             log.info("%s %s %s %.0f ms %s", scope["method"], path, status or "left", 1000 * seconds, request_id)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse an upgrade as a request is refused, or let the app answer it."""
+        request_id, started = chosen_request_id(Headers(scope=scope)), time.perf_counter()
+        how = "left"
+
+        async def signed(message: Message) -> None:
+            nonlocal how
+            if message["type"] == "websocket.http.response.start":
+                how = str(message["status"])
+            elif message["type"] == "websocket.close":
+                how = str(message.get("code", 1000))
+            if message["type"] in ("websocket.http.response.start", "websocket.accept"):
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            self.check(scope, SMALL_BODY)
+        except ApiError as error:
+            await error_response(error)(scope, receive, signed)
+        else:
+            await self.app(scope, receive, signed)
+        finally:
+            log.info("WS %s %s %.1f s %s", quote(scope["path"]), how, time.perf_counter() - started, request_id)
 
     def body_limit(self, path: str) -> int:
         """Return how many bytes a request to a path may bring; base64 takes a third more than the file."""
@@ -114,23 +146,32 @@ class Gate:
     def caller(self, scope: Scope, headers: Headers) -> str:
         """Return who asks, by key or address, after checking the key."""
         address = str((scope.get("client") or ("nobody",))[0])
+        key = given_key(headers) or key_among(scope.get("subprotocols", ()))
+        opens_session = scope["type"] == "websocket" and scope["path"] in [f"{prefix}/realtime" for prefix in PREFIXES]
+        if opens_session and key.startswith(SECRET):
+            scope["secret"] = self.session_of(key, address)
+            return address
         if not self.keys or self.is_open(scope):
             return address
-        given = given_key(headers).encode()
+        given = key.encode()
         matches = [hmac.compare_digest(given, key) for key in self.keys]  # all are compared, whichever matches
         if not any(matches):
             self.rate.check(address)  # keys can't be guessed fast
-            raise ApiError(
-                401,
-                "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise unauthorized("the API key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         return f"key {matches.index(True)}"
+
+    def session_of(self, key: str, address: str) -> dict[str, Any]:
+        """Return the session that an ephemeral key was made for."""
+        session = self.secrets.find(key)
+        if session is None:
+            self.rate.check(address)
+            raise unauthorized("the ephemeral key is wrong or has expired: make another one")
+        return session
 
     def is_open(self, scope: Scope) -> bool:
         """Say whether a request lists voices, and that needs no key here."""
-        lists_voices = scope["method"] == "GET" and scope["path"] in [f"{prefix}/audio/voices" for prefix in PREFIXES]
+        paths = [f"{prefix}/audio/voices" for prefix in PREFIXES]
+        lists_voices = scope.get("method") == "GET" and scope["path"] in paths
         return lists_voices and self.settings.list_voices_openly
 
 
@@ -167,8 +208,8 @@ class Rate:
 class Places:
     """The queue: so many requests are worked on or wait, and no more."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.num_taken = limit, 0
+    def __init__(self, limit: int, full: str = "requests are waiting already") -> None:
+        self.limit, self.full, self.num_taken = limit, full, 0
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -180,7 +221,7 @@ class Places:
         if self.num_taken >= self.limit:
             raise ApiError(
                 429,
-                f"{self.limit} requests are waiting already: try again in a few seconds",
+                f"{self.limit} {self.full}: try again in a few seconds",
                 code="server_overloaded",
                 headers={"retry-after": "2"},
             )
@@ -197,6 +238,17 @@ def given_key(headers: Headers) -> str:
     if scheme.lower() == "bearer":
         return bearer.strip()
     return headers.get("api-key") or headers.get("x-api-key") or ""
+
+
+def key_among(subprotocols: Iterable[str]) -> str:
+    """Return the key that a browser's WebSocket brings among its subprotocols, empty if none: it can set no header."""
+    keys = (name.removeprefix(KEY_PROTOCOL) for name in subprotocols if name.startswith(KEY_PROTOCOL))
+    return next(keys, "")
+
+
+def unauthorized(message: str) -> ApiError:
+    """Refuse who has no key, or a wrong one."""
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 def chosen_request_id(headers: Headers) -> str:

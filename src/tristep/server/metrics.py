@@ -37,6 +37,13 @@ class Metrics:
             "tristep_audio_seconds", "Sound heard (asr) and said (tts).", ["mode"], registry=self.registry
         )
         self.queue = Gauge("tristep_queue", "Requests that are worked on or wait.", registry=self.registry)
+        self.sessions = Gauge("tristep_sessions", "Realtime sessions that are open.", registry=self.registry)
+        self.time_to_answer = Histogram(
+            "tristep_realtime_first_audio_seconds",
+            "Time from the end of a user's turn to the first sound of the answer.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
 
     def request(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request by the function that answered it; all that match none are one."""

@@ -21,6 +21,7 @@ from tristep.server.errors import ApiError
 from tristep.server.jobs import Decode, load_decoder, load_engine
 from tristep.server.limits import Places
 from tristep.server.metrics import Metrics
+from tristep.server.realtime_secrets import Secrets
 from tristep.server.settings import MIB, Settings
 from tristep.server.shelf import Shelf
 from tristep.server.worker import RefusedError, Worker, WorkerError
@@ -29,9 +30,12 @@ T = TypeVar("T")
 
 FLOAT_BYTES = 4
 ALIASES = {
-    "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "stepaudio-2.5-asr",
-            "step-asr", "step-asr-1.1-stream"),
-    "tts": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "stepaudio-2.5-tts"),
+    "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-realtime-whisper",
+            "stepaudio-2.5-asr", "stepaudio-2.5-asr-stream", "step-asr", "step-asr-1.1-stream"),
+    "tts": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "stepaudio-2.5-tts", "step-tts-2", "step-tts-mini"),
+    "realtime": ("gpt-realtime", "gpt-realtime-mini", "gpt-realtime-2", "gpt-4o-realtime-preview",
+                 "gpt-4o-mini-realtime-preview", "stepaudio-2.5-realtime", "stepaudio-2.5-chat", "step-audio-2",
+                 "step-audio-2-mini", "gpt-4o-audio-preview", "gpt-audio"),
 }  # fmt: skip
 """Names by which the loaded model answers too, so that clients need not be told its own."""
 
@@ -45,6 +49,9 @@ class Service:
         self.metrics = Metrics()
         self.places = Places(settings.max_queue)
         self.metrics.queue.set_function(lambda: self.places.num_taken)
+        self.sessions = Places(settings.max_sessions, "realtime sessions are open")
+        self.metrics.sessions.set_function(lambda: self.sessions.num_taken)
+        self.secrets = Secrets()
         self.shelf = Shelf(settings)
         self.engine = Worker("engine", partial(load_engine, settings.model, settings.threads), settings.num_parallel)
         max_bytes = round(settings.max_audio_s * LISTEN_HZ) * FLOAT_BYTES + MIB

@@ -37,8 +37,8 @@ class Settings:
     """How transcripts are written where the request doesn't say."""
     threads: int | None = None
     """Processor threads of the engine; all if not given."""
-    num_parallel: int = 2
-    """Requests that the engine works on at once."""
+    num_parallel: int = 8
+    """Requests that the engine works on at once; they share the passes of the backbone."""
     max_queue: int = 16
     """Requests that are worked on or wait; the next one is told to come back."""
     max_requests_per_minute: int = 600
@@ -50,6 +50,16 @@ class Settings:
     """Longest time that decoding an upload may take."""
     max_input_characters: int = 4096
     """Longest text that is spoken."""
+    max_sessions: int = 4
+    """Realtime sessions at once; the next one is told to come back."""
+    max_session_s: float = 3600.0
+    """Longest realtime session."""
+    max_idle_s: float = 600.0
+    """Longest time in which a realtime client sends nothing."""
+    max_message_bytes: int = 16 * MIB
+    """Largest message of a realtime client."""
+    max_items: int = 1000
+    """Most items in a realtime conversation."""
     drain_s: float = 30.0
     """How long requests may go on after the server was told to stop."""
 

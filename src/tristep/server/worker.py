@@ -2,7 +2,8 @@
 
 The event loop must never wait for a model or for a decoder of foreign files, so each of them lives in a process of its
 own. A job goes there as a pickled value; what its answer yields comes back message by message. Whoever stops listening
-cancels the job. A process that dies fails the jobs it had, and another one takes its place.
+cancels the job. A session is a job that is told more while it goes on, and has a thread to itself. A process that dies
+fails the jobs it had, and another one takes its place.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 log = logging.getLogger(__name__)
 
 Check = Callable[[], None]
 """A job calls it now and then; it raises where nobody waits for the job's answer any more."""
-Answer = Callable[[Any, Check], Iterator[Any]]
-"""Turns a job into messages."""
+Answer = Callable[[Any, "Line"], Iterator[Any]]
+"""Turns a job into messages; `Line` is also a `Check`."""
 Kind = Literal["message", "end", "refused", "failed"]
+Word = Literal["job", "session", "told", "left"]
+"""What the near end sends: a job, a job that will be told more, more, and that nobody waits."""
 READY = -1
 """Number of the message that says that a process is ready."""
 
@@ -48,6 +54,31 @@ class AbandonedError(Exception):
     """Nobody waits for the answer."""
 
 
+class Channel:
+    """A job that goes on: its messages, and a way to tell it more."""
+
+    def __init__(self, tell: Callable[[Word, Any], None]) -> None:
+        self._tell = tell
+        self.inbox = asyncio.Queue[tuple[Kind, Any]]()
+
+    def tell(self, message: Any) -> None:
+        """Tell a session more."""
+        self._tell("told", message)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        kind, payload = await self.inbox.get()
+        if kind == "message":
+            return payload
+        if kind == "refused":
+            raise RefusedError(*payload)
+        if kind == "failed":
+            raise WorkerError(payload)
+        raise StopAsyncIteration
+
+
 class Worker:
     """The near end of a process: asks it, and keeps it alive."""
 
@@ -64,7 +95,7 @@ class Worker:
         """Why the process can't be started, if it can't."""
         self._loaded = asyncio.Event()  # or it never will be
         self._numbers = itertools.count()
-        self._inboxes: dict[int, asyncio.Queue[tuple[Kind, Any]]] = {}
+        self._channels: dict[int, Channel] = {}
         self._killed = self._stopping = False
 
     @property
@@ -92,8 +123,10 @@ class Worker:
         )
         self._process.start()
         theirs.close()
-        self._reader = threading.Thread(target=self._read, args=(self._connection,), daemon=True)
+        self._outbox = SimpleQueue[bytes | None]()
+        self._reader = threading.Thread(target=self._read, args=(self._connection, self._outbox), daemon=True)
         self._reader.start()
+        threading.Thread(target=write, args=(self._connection, self._outbox), daemon=True).start()
 
     async def ask(self, job: Any) -> AsyncGenerator[Any, None]:
         """Yield the answer to a job; to leave before its end is to cancel it.
@@ -102,20 +135,26 @@ class Worker:
             RefusedError: If the job raised a `ValueError`.
             WorkerError: If it failed in another way.
         """
+        async with self.channel(job) as channel:
+            async for message in channel:
+                yield message
+
+    def session(self, job: Any) -> AbstractAsyncContextManager[Channel]:
+        """Begin a job that is told more while it goes on, in a thread of its own; to leave is to cancel it."""
+        return self.channel(job, "session")
+
+    @asynccontextmanager
+    async def channel(self, job: Any, kind: Word = "job") -> AsyncIterator[Channel]:
+        """Begin a job."""
         await self.loaded()
-        number, inbox = next(self._numbers), asyncio.Queue[tuple[Kind, Any]]()
-        self._inboxes[number] = inbox
-        self._send(number, job)
+        number = next(self._numbers)
+        self._channels[number] = channel = Channel(partial(self._send, number))
+        self._send(number, kind, job)
         try:
-            while (reply := await inbox.get())[0] == "message":
-                yield reply[1]
+            yield channel
         finally:
-            del self._inboxes[number]
-            self._send(number, None)
-        if reply[0] == "refused":
-            raise RefusedError(*reply[1])
-        if reply[0] == "failed":
-            raise WorkerError(reply[1])
+            del self._channels[number]
+            self._send(number, "left")
 
     def kill(self) -> None:
         """End the process at once; another one takes its place."""
@@ -131,13 +170,11 @@ class Worker:
         await asyncio.to_thread(self._process.join)
         self._process.close()
 
-    def _send(self, number: int, job: Any) -> None:
-        try:
-            self._connection.send_bytes(pickle.dumps((number, job)))
-        except OSError:  # it has just died, and the reader is about to say so
-            log.debug("the %s process is gone", self.name)
+    def _send(self, number: int, kind: Word, payload: Any = None) -> None:
+        """Have it written by a thread: the pipe may be full."""
+        self._outbox.put(pickle.dumps((number, kind, payload)))
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Connection, outbox: SimpleQueue[bytes | None]) -> None:
         """Hand what comes to the event loop, in a thread of its own, until the process ends."""
         with connection:
             while True:
@@ -146,19 +183,20 @@ class Worker:
                 except (EOFError, OSError):
                     break
                 self._loop.call_soon_threadsafe(self._deliver, *reply)
+            outbox.put(None)
         self._loop.call_soon_threadsafe(self._replace)
 
     def _deliver(self, number: int, kind: Kind, payload: Any) -> None:
         if number == READY:
             self.failure = payload
             self._loaded.set()
-        elif number in self._inboxes:
-            self._inboxes[number].put_nowait((kind, payload))
+        elif number in self._channels:
+            self._channels[number].inbox.put_nowait((kind, payload))
 
     def _replace(self) -> None:
         """Fail the jobs of a process that died, and start another, unless it could not even load."""
-        for inbox in self._inboxes.values():
-            inbox.put_nowait(("failed", f"the {self.name} process died"))
+        for channel in self._channels.values():
+            channel.inbox.put_nowait(("failed", f"the {self.name} process died"))
         if self._stopping or self.failure:
             return
         if self._killed or self.is_ready:
@@ -169,14 +207,56 @@ class Worker:
             self._deliver(READY, "failed", f"the {self.name} process died while it loaded")
 
 
+def write(connection: Connection, outbox: SimpleQueue[bytes | None]) -> None:
+    """Send what is put into an outbox, until None is, or nobody reads it."""
+    while (message := outbox.get()) is not None:
+        try:
+            connection.send_bytes(message)
+        except OSError:  # the process has just died, and its reader is about to say so
+            return
+
+
+class Line:
+    """What a job hears from its asker while it works."""
+
+    def __init__(self) -> None:
+        self.has_left = threading.Event()
+        self.inbox = SimpleQueue[Any]()
+
+    def __call__(self) -> None:
+        """Check that somebody waits.
+
+        Raises:
+            AbandonedError: If nobody does.
+        """
+        if self.has_left.is_set():
+            raise AbandonedError
+
+    def told(self, wait_s: float = 0) -> list[Any]:
+        """Return what a session has been told since, after waiting for so long at most if that is nothing."""
+        messages = []
+        try:
+            messages.append(self.inbox.get(timeout=wait_s) if wait_s else self.inbox.get_nowait())
+            while True:
+                messages.append(self.inbox.get_nowait())
+        except Empty:
+            self()
+        return messages
+
+    def leave(self) -> None:
+        """Say that nobody waits, also to a session that waits itself."""
+        self.has_left.set()
+        self.inbox.put(None)
+
+
 @dataclass
 class Desk:
     """The far end: works on jobs in threads, and sends what they yield."""
 
     connection: Connection
     answer: Answer
-    left: dict[int, threading.Event] = field(default_factory=dict)
-    """For every job, whether its asker has left."""
+    lines: dict[int, Line] = field(default_factory=dict)
+    """For every job, the line to its asker."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, number: int, kind: Kind, payload: Any = None) -> None:
@@ -186,16 +266,12 @@ class Desk:
 
     def work_on(self, number: int, job: Any) -> None:
         """Answer one job."""
-
-        def check_in() -> None:
-            if self.left[number].is_set():
-                raise AbandonedError
-
+        line = self.lines[number]
         try:
-            check_in()
-            for message in self.answer(job, check_in):
+            line()
+            for message in self.answer(job, line):
                 self.send(number, "message", message)
-                check_in()
+                line()
             self.send(number, "end")
         except AbandonedError:
             log.debug("job %d was cancelled", number)
@@ -205,18 +281,21 @@ class Desk:
             log.exception("job %d failed", number)
             self.send(number, "failed", f"{type(error).__name__}: see the server's log")
         finally:
-            del self.left[number]
+            del self.lines[number]
 
     def serve(self, num_parallel: int) -> None:
-        """Take jobs and cancellations until the near end is closed."""
+        """Take jobs, and what they are told, until the near end is closed."""
         pool = ThreadPoolExecutor(num_parallel)
         while True:
-            number, job = pickle.loads(self.connection.recv_bytes())
-            if job is not None:
-                self.left[number] = threading.Event()
-                pool.submit(self.work_on, number, job)
-            elif left := self.left.get(number):
-                left.set()
+            number, kind, payload = pickle.loads(self.connection.recv_bytes())
+            if kind in ("job", "session"):
+                self.lines[number] = Line()
+            if kind == "job":
+                pool.submit(self.work_on, number, payload)
+            elif kind == "session":
+                threading.Thread(target=self.work_on, args=(number, payload), daemon=True).start()
+            elif line := self.lines.get(number):
+                line.leave() if kind == "left" else line.inbox.put(payload)
 
 
 def work(connection: Connection, load: Callable[[], Answer], num_parallel: int) -> None:

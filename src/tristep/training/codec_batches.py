@@ -18,7 +18,7 @@ from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer, windowed_frames
 from tristep.codec.voice import level_db
 from tristep.config import Settings, TokenizerConfig
-from tristep.text import spell_letters
+from tristep.phones import UNLABELLED, frame_phones
 from tristep.training.mixture import Clip, CorpusSettings, Mixture, batch_finder
 from tristep.training.settings import OptimSettings
 from tristep.training.speech import CodecBatch, SpeechSource, listening
@@ -77,7 +77,7 @@ class HeardClips:
         stores = [self.source.store(clip) for clip in clips]
         waveforms = [store.waveform(clip.id) for store, clip in zip(stores, clips, strict=True)]
         frames = [store.tables[self.frames].rows(clip.id) for store, clip in zip(stores, clips, strict=True)]
-        spelt = [torch.tensor(spell_letters(clip.text) or [], dtype=torch.long) for clip in clips]
+        phones = [frame_phones(clip.phones, len(rows)) for clip, rows in zip(clips, frames, strict=True)]
         return CodecBatch(
             waveform=pad_sequence(waveforms, batch_first=True),
             mel=padded_mels([speech_mel(waveform[None])[0] for waveform in waveforms]),
@@ -86,8 +86,7 @@ class HeardClips:
             frames=pad_sequence([torch.from_numpy(rows).float() for rows in frames], batch_first=True),
             listening_mel=padded_mels([raw_log_mel(listening(waveform)) for waveform in waveforms]),
             voice=torch.stack([self.voice(clip) for clip in clips]),
-            letters=torch.cat(spelt),
-            num_letters=torch.tensor([len(letters) for letters in spelt]),
+            phones=pad_sequence(phones, batch_first=True, padding_value=UNLABELLED),
         )
 
 

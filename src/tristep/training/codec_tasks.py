@@ -16,27 +16,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tristep.backbone.checkpoints import load_backbone, load_encoder
-from tristep.backbone.model import Backbone
-from tristep.codec.flow import Flow
+from tristep.backbone.checkpoints import load_encoder
+from tristep.codec.flow import Flow, Velocity
 from tristep.codec.objective import (
     crowding,
-    disagreement,
     flow_path,
     frame_errors,
     mel_loss,
+    phone_loss,
     prosody_losses,
     relative_melody,
 )
 from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.tokenizer import CodeReader, Reading, SpeechTokenizer, Tokenized
 from tristep.config import CodecConfig, Settings, TokenizerConfig, load_codec_config
-from tristep.objectives.likelihood import ctc_loss
-from tristep.text import LETTERS, word_errors
+from tristep.phones import PHONES, UNLABELLED
 from tristep.training import distributed
 from tristep.training.checkpoints import load_trained
 from tristep.training.codec_batches import (
@@ -62,16 +59,14 @@ EVALUATION_CROPS = 48
 
 
 class TokenizerLossSettings(Settings):
-    """Weights of what is read from the codes, each per frame of 10 ms or per letter."""
+    """Weights of what is read from the codes, each per frame of 10 ms, or of 20 ms for phones."""
 
-    letters: float = 4.0
-    early_letters: float = 3.0
-    agreement: float = 8.0
-    """Of the letters read after the lattice with those read before it, per step of 40 ms."""
+    phones: float = 4.0
+    early_phones: float = 1.0
     melody: float = 20.0
     voiced: float = 1.0
     energy: float = 0.5
-    mel: float = 1.0
+    mel: float = 2.0
     crowding: float = 10.0
     """Of codes that leave room in the lattice; per frame of 10 ms."""
 
@@ -86,9 +81,6 @@ class TokenizerRecipe(Settings):
     """The weights whose frozen encoder the tokenizer stands on."""
     speaker: str
     """Weights of CAM++, which says whose voice the reader may take for granted."""
-    teacher: str | None = None
-    """Weights whose adaptor reads letters from the same frames: both halves learn to agree with it, and the half after
-    the lattice with the half before it if not given."""
     start: str | None = None
     """The folder of an earlier run, whose trained weights this one goes on from."""
     lr: float
@@ -134,7 +126,7 @@ class TokenizerTrainee(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.tokenizer = SpeechTokenizer(config)
-        self.reader = CodeReader(config, len(LETTERS))
+        self.reader = CodeReader(config, len(PHONES))
 
     def forward(self, batch: CodecBatch) -> tuple[Tokenized, Reading]:
         """Tokenize a batch of whole clips and read the codes back."""
@@ -146,108 +138,69 @@ class TokenizerTrainee(nn.Module):
         return tokenized, self.reader(tokenized, batch.voice)
 
 
-def tokenizer_losses(
-    trainee: nn.Module, batch: CodecBatch, weights: TokenizerLossSettings, teacher: Backbone | None = None
-) -> dict[str, Tensor]:
+def tokenizer_losses(trainee: nn.Module, batch: CodecBatch, weights: TokenizerLossSettings) -> dict[str, Tensor]:
     """Compute the weighted sum of the reader's losses, per frame of 10 ms, and its parts."""
     tokenized, reading = trainee(batch)
-    parts = reading_losses(reading, batch) | agreement(reading, batch, teacher)
+    parts = reading_losses(reading, batch)
     parts["crowding"] = crowding(tokenized.points, tokenized.num_codes) * batch.num_mel_frames.sum()
     total = sum(weight * parts[name] for name, weight in weights.model_dump().items())
     return {"loss": torch.as_tensor(total), "num_targets": batch.num_mel_frames.sum(), **parts}
 
 
 def reading_losses(reading: Reading, batch: CodecBatch) -> dict[str, Tensor]:
-    """Compare what was read with letters, prosody and mel of the clips, as sums over their targets."""
-    assert batch.letters is not None
-    assert batch.num_letters is not None
+    """Compare what was read with phones, prosody and mel of the clips, as sums over their targets."""
+    assert batch.phones is not None
     num_frames = batch.num_mel_frames // 2 * 2
     length = int(num_frames.max())
     mel = batch.mel[:, :, :length]
+    num_labelled = (batch.phones != UNLABELLED).sum()
     return {
-        "letters": ctc_loss(reading.letters, reading.num_steps, batch.letters, batch.num_letters),
-        "letters_targets": batch.num_letters.sum(),
-        "early_letters": ctc_loss(reading.early_letters, reading.num_steps, batch.letters, batch.num_letters),
-        "early_letters_targets": batch.num_letters.sum(),
+        "phones": phone_loss(reading.phones, batch.phones),
+        "phones_targets": num_labelled,
+        "early_phones": phone_loss(reading.early_phones, batch.phones),
+        "early_phones_targets": num_labelled,
         "mel": mel_loss(reading.mel[:, :, :length], mel, num_frames),
         **prosody_losses(reading.prosody[:, :length], batch.f0[:, :length], mel, num_frames),
     }
-
-
-@torch.no_grad()
-def taught_letters(teacher: Backbone, batch: CodecBatch, num_steps: int) -> Tensor:
-    """Return the logits `(B, L, V + 1)` of the letters that a teacher's adaptor reads."""
-    assert batch.frames is not None
-    logits = teacher.adapt(batch.frames, batch.num_mel_frames // 2).letter_logits
-    if logits is None:
-        raise ValueError("the teacher's adaptor reads no letters: give weights whose adaptor is of the ctc kind")
-    return F.pad(logits[:, :num_steps], (0, 0, 0, max(0, num_steps - logits.shape[1])))
-
-
-def agreement(reading: Reading, batch: CodecBatch, teacher: Backbone | None) -> dict[str, Tensor]:
-    """Sum over steps how far the letters read from codes are from those that are better known."""
-    if teacher is None:
-        total = disagreement(reading.letters, reading.early_letters, reading.num_steps)
-    else:
-        known = taught_letters(teacher, batch, reading.letters.shape[1])
-        total = disagreement(reading.letters, known, reading.num_steps)
-        total = total + disagreement(reading.early_letters, known, reading.num_steps) / 2
-    return {"agreement": total, "agreement_targets": reading.num_steps.sum()}
 
 
 def evaluate_tokenizer(trainee: nn.Module, dev: Sequence[CodecBatch]) -> dict[str, float]:
     """Measure what the codes carry on held-out clips.
 
     Returns:
-        The losses' parts; `letter_error_rate` of greedy CTC; `melody_correlation` over voiced frames;
-        `code_entropy_bits` and `codes_used`, the share of the codebook that occurs.
+        The losses' parts; `phone_accuracy` of frames, from codes and `early`, before them; `melody_correlation` over
+        voiced frames; `code_entropy_bits` and `codes_used`, the share of the codebook that occurs.
     """
     assert isinstance(trainee, TokenizerTrainee)
-    device = trainee.reader.letters.weight.device
+    device = next(trainee.parameters()).device
     sums: dict[str, float] = {}
-    spelt: list[tuple[list[int], list[int]]] = []
-    early: list[tuple[list[int], list[int]]] = []
     melodies: list[Tensor] = []
     counts = torch.zeros(trainee.tokenizer.lattice.size, dtype=torch.long)
     for batch in (clips.to(device) for clips in dev):
         tokenized, reading = trainee(batch)
-        parts = reading_losses(reading, batch) | {"num_targets": batch.num_mel_frames.sum()}
+        parts = reading_losses(reading, batch) | phones_right(reading, batch)
+        parts["num_targets"] = batch.num_mel_frames.sum()
         sums = {name: sums.get(name, 0.0) + float(value) for name, value in parts.items()}
-        spelt += zip(true_letters(batch), read_letters(reading.letters, reading.num_steps), strict=True)
-        early += zip(true_letters(batch), read_letters(reading.early_letters, reading.num_steps), strict=True)
         melodies.append(voiced_melodies(reading, batch))
         for codes, num in zip(tokenized.codes, tokenized.num_codes.tolist(), strict=True):
             counts += codes[:num].cpu().bincount(minlength=len(counts))
     return {
         **means(sums),
-        "letter_error_rate": letter_error_rate(spelt),
-        "early_letter_error_rate": letter_error_rate(early),
         "melody_correlation": float(torch.corrcoef(torch.cat(melodies, dim=1))[0, 1]),
         "code_entropy_bits": float(torch.special.entr(counts / counts.sum()).sum()) / math.log(2),
         "codes_used": float((counts > 0).double().mean()),
     }
 
 
-def true_letters(batch: CodecBatch) -> list[list[int]]:
-    """Split a batch's letters by clip."""
-    assert batch.letters is not None
-    assert batch.num_letters is not None
-    return [letters.tolist() for letters in torch.split(batch.letters, batch.num_letters.tolist())]
-
-
-def read_letters(logits: Tensor, num_steps: Tensor) -> list[list[int]]:
-    """Decode the letters of every clip greedily."""
-    best = logits.argmax(dim=-1).cpu()
-    rows = [row[:num].unique_consecutive().tolist() for row, num in zip(best, num_steps.tolist(), strict=True)]
-    return [[letter for letter in row if letter < len(LETTERS)] for row in rows]
-
-
-def letter_error_rate(spelt: Sequence[tuple[list[int], list[int]]]) -> float:
-    """Count edits of letters per letter; clips without letters are left out."""
-    counted = [
-        word_errors(" ".join(map(str, true)), " ".join(map(str, heard))) for true, heard in spelt if true
-    ]  # each letter is a "word"
-    return sum(clip.num_errors for clip in counted) / max(1, sum(clip.num_units for clip in counted))
+def phones_right(reading: Reading, batch: CodecBatch) -> dict[str, Tensor]:
+    """Count the labelled frames whose phone was read right, from codes and before them."""
+    assert batch.phones is not None
+    num_labelled = (batch.phones != UNLABELLED).sum()
+    counted: dict[str, Tensor] = {}
+    for name, logits in (("phone_accuracy", reading.phones), ("early_phone_accuracy", reading.early_phones)):
+        counted[name] = (logits[:, : batch.phones.shape[1]].argmax(dim=-1) == batch.phones).sum()
+        counted[f"{name}_targets"] = num_labelled
+    return counted
 
 
 def voiced_melodies(reading: Reading, batch: CodecBatch) -> Tensor:
@@ -267,6 +220,11 @@ class FlowTrainee(nn.Module):
         super().__init__()
         self.flow = Flow(config.flow, config.tokenizer)
 
+    def forward(self, batch: FlowBatch, noisy: Tensor, time: Tensor, dropped: Tensor) -> Velocity:
+        """Estimate the velocity of a batch at a time `(B,)`, `dropped` `(B,)` of its rows without their condition."""
+        manner = self.flow.manner_encoder(batch.voice, batch.reference_mel, batch.num_reference_frames, batch.prosody)
+        return self.flow.velocity(noisy, time, batch.codes, manner, dropped)
+
 
 def flow_losses(trainee: nn.Module, batch: FlowBatch, weights: FlowLossSettings) -> dict[str, Tensor]:
     """Compute the flow decoder's losses as sums over pairs of frames, at random times and for random noise."""
@@ -283,11 +241,10 @@ def velocity_losses(
 ) -> dict[str, Tensor]:
     """Compare the estimated with the straight path's velocity, and the first guess with the mel."""
     assert isinstance(trainee, FlowTrainee)
-    flow, num_pairs = trainee.flow, batch.num_mel_frames // 2
-    mel = flow.scaled(batch.mel)
-    manner = flow.manner_encoder(batch.voice, batch.reference_mel, batch.num_reference_frames, batch.prosody)
+    num_pairs = batch.num_mel_frames // 2
+    mel = trainee.flow.scaled(batch.mel)
     noisy, wanted = flow_path(noise, mel, time)
-    estimated = flow.velocity(noisy, time, batch.codes, manner, dropped)
+    estimated = trainee(batch, noisy, time, dropped)
     error = frame_errors(estimated.velocity, wanted, num_pairs, power=2)
     guess = frame_errors(estimated.guess, mel, num_pairs, power=1)
     return {"loss": error + guess_weight * guess, "num_targets": num_pairs.sum(), "flow": error, "guess": guess}
@@ -315,8 +272,7 @@ def run_tokenizer(recipe: TokenizerRecipe, out: Path, steps: int | None, data_ro
     torch.manual_seed(recipe.optim.seed)
     trainee = TokenizerTrainee(config.tokenizer)
     batch_at = whole_clip_batches(heard, recipe.data.batch_s, recipe.optim)
-    teacher = load_teacher(recipe.teacher) if recipe.teacher else None
-    losses = partial(tokenizer_losses, weights=recipe.loss, teacher=teacher)
+    losses = partial(tokenizer_losses, weights=recipe.loss)
     evaluate = partial(evaluate_tokenizer, dev=in_groups(dev))
     return run_task(trainee, recipe, losses, batch_at, evaluate, out, steps)
 
@@ -354,6 +310,7 @@ def run_task(
     if recipe.start:
         load_trained(trainee, Path(recipe.start) / "trained.safetensors")
     trainee.to("cuda" if torch.cuda.is_available() else "cpu")
+    distributed.shard(trainee, [])
     groups = [{"name": recipe.part, "params": list(trainee.parameters()), "lr": recipe.lr}]
     return train(Task(trainee, losses, batch_at, evaluate, groups), recipe.optim, recipe.loop, out, steps)
 
@@ -373,12 +330,6 @@ def heard_corpora(
 
     with distributed.leader_first():
         return heard(recipe.data.corpora), heard(recipe.data.dev)
-
-
-def load_teacher(name: str) -> Backbone:
-    """Load a backbone whose adaptor teaches letters."""
-    backbone, _ = load_backbone(name, "cuda" if torch.cuda.is_available() else "cpu")
-    return backbone.eval().requires_grad_(False)
 
 
 def load_tokenizer(config: TokenizerConfig, path: Path) -> SpeechTokenizer:

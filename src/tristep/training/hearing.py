@@ -83,6 +83,15 @@ class HearingRecipe(Recipe):
 
 def lesson(recipe: HearingRecipe, chat: Chat, backbone: Backbone, data_root: Path) -> Lesson:
     """Read the data of a recipe, and encode what of it no earlier run has encoded."""
+    source, dev = sources(recipe, chat, backbone, data_root)
+    losses = partial(asr_losses, **recipe.loss.model_dump())
+    return Lesson(losses, source.batches(recipe.optim), partial(evaluate, dev=dev, losses=losses))
+
+
+def sources(
+    recipe: HearingRecipe, chat: Chat, backbone: Backbone, data_root: Path
+) -> tuple[SampleSource, SampleSource]:
+    """Read what is to be learnt from, and what is held out and heard as it is."""
     clips = read_clips(recipe.data.corpora, data_root, recipe.data.max_duration_s)
     dev_clips = read_clips(recipe.data.dev, data_root, recipe.data.max_duration_s)
     frames = data_root / "frames" / weights_digest(backbone.audio_encoder)
@@ -90,8 +99,7 @@ def lesson(recipe: HearingRecipe, chat: Chat, backbone: Backbone, data_root: Pat
     with distributed.leader_first():  # it encodes what is missing, once for all
         source = SampleSource(chat, backbone, clips, recipe.data, frames)
         dev = SampleSource(chat, backbone, dev_clips, plain, frames)
-    losses = partial(asr_losses, **recipe.loss.model_dump())
-    return Lesson(losses, source.batches(recipe.optim), partial(evaluate, dev=dev, losses=losses))
+    return source, dev
 
 
 def choose_tokens(recipe: HearingRecipe, chat: Chat, adaptor: CtcAdaptor, data_root: Path, kept: Path) -> None:
@@ -130,16 +138,21 @@ class SampleSource:
         """Return the encoder frames of a clip, shape `(N, De)`."""
         return self.stores[store_key(clip)][clip.cut.id].float()
 
-    def sample(self, clip: Clip, generator: torch.Generator | None) -> Sample:
-        """Build one sample, its features masked and sometimes joined with another's if a generator is given."""
+    def heard(self, clip: Clip, generator: torch.Generator | None) -> tuple[Tensor, str]:
+        """Return frames `(N, De)` and transcript; with a generator masked, and sometimes joined with another's."""
         frames, text = self.frames(clip), clip.text
-        if generator is not None and (other := self.neighbour(clip, generator)):
+        if generator is None:
+            return frames, text
+        if other := self.neighbour(clip, generator):
             frames, text = torch.cat([frames, self.frames(other)]), f"{text} {other.text}"
+        augment = asr_data.SpecAugment(self.settings.num_time_masks, noise=self.settings.frame_noise)
+        return augment(frames, generator), text
+
+    def sample(self, clip: Clip, generator: torch.Generator | None) -> Sample:
+        """Build one sample."""
+        frames, text = self.heard(clip, generator)
         num_slots = int(self.num_embeddings(torch.tensor(len(frames))))
         rendered = asr_data.render(self.chat, num_slots, text, clip.language, clip.style)
-        if generator is not None:
-            augment = asr_data.SpecAugment(self.settings.num_time_masks, noise=self.settings.frame_noise)
-            frames = augment(frames, generator)
         targets = (self.speller.spell(text) if self.speller else None) or []
         return Sample(rendered.tokens, rendered.loss_mask, frames, targets, spell_letters(text) or [])
 

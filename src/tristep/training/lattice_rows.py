@@ -1,13 +1,15 @@
 """Rows that share: the vocabulary's codes learn together, because they lie on one lattice.
 
 A code is a combination of a few levels, so its row is taught as a sum: where it starts, a vector for each of its levels
-and one for each pair of them. What one code learns, the codes that share a level with it learn too: thousands of rows
+and one for each pair of them; and one for what it says as a phone, and one for the rest, where the lattice's first
+dimensions say the phones. What one code learns, the codes that share a level with it learn too: thousands of rows
 learn from hours of speech instead of from weeks, where rows that learn alone, or besides, learn their clips by heart
 (docs/log.md). The sum is a row like any other, and is stored as one.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import torch
@@ -23,11 +25,11 @@ class LatticeRows(nn.Module):
     """Adds to the rows of the codes, which are the last ones of a table, what they share."""
 
     features: Tensor
-    """Which levels and pairs of levels each code has, 0 or 1, shape `(codes, features)`."""
+    """What each code has in common with others, 0 or 1, shape `(codes, features)`."""
 
-    def __init__(self, lattice: Lattice, dim: int) -> None:
+    def __init__(self, lattice: Lattice, num_phone_dims: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("features", shared_features(lattice), persistent=False)
+        self.register_buffer("features", shared_features(lattice, num_phone_dims), persistent=False)
         self.directions = nn.Parameter(torch.zeros(self.features.shape[1], dim))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -37,18 +39,27 @@ class LatticeRows(nn.Module):
         return torch.cat([rows[:first_code], codes])
 
 
-def shared_features(lattice: Lattice) -> Tensor:
-    """Mark the levels and the pairs of levels of every code, shape `(codes, features)`."""
-    digits = lattice.digits(torch.arange(lattice.size))
+def shared_features(lattice: Lattice, num_phone_dims: int = 0) -> Tensor:
+    """Mark the levels and the pairs of levels of every code, its phone and its prosody, shape `(codes, features)`.
+
+    Args:
+        lattice: Whose codes.
+        num_phone_dims: The lattice's first dimensions, which say the phones; 0 if phones have none of their own.
+    """
+    codes = torch.arange(lattice.size)
+    digits = lattice.digits(codes)
     single = [F.one_hot(digits[:, place], levels) for place, levels in enumerate(lattice.levels)]
     pairs = [(first[:, :, None] * second[:, None, :]).flatten(start_dim=1) for first, second in combinations(single, 2)]
-    return torch.cat([*single, *pairs], dim=1).float()
+    num_phones = math.prod(lattice.levels[:num_phone_dims])
+    whole = [F.one_hot(codes % num_phones), F.one_hot(codes // num_phones)] if num_phone_dims else []
+    return torch.cat([*single, *pairs, *whole], dim=1).float()
 
 
-def share_rows(backbone: Backbone, lattice: Lattice) -> None:
+def share_rows(backbone: Backbone, lattice: Lattice, num_phone_dims: int = 0) -> None:
     """Let the rows of a backbone's codes learn together."""
     for table in backbone.tables:
-        parametrize.register_parametrization(table, "grown", LatticeRows(lattice, table.grown.shape[1]))
+        rows = LatticeRows(lattice, num_phone_dims, table.grown.shape[1])
+        parametrize.register_parametrization(table, "grown", rows)
 
 
 def settle_rows(backbone: Backbone) -> None:

@@ -73,7 +73,7 @@ def row_cut(row: dict[str, Any], folder: Path) -> MonoCut:
     )  # fmt: skip
     return MonoCut(
         row["id"], 0.0, recording.duration, 0, [supervision], recording=recording,
-        custom={name: row[name] for name in ("split", "style") if name in row},
+        custom={name: row[name] for name in ("split", "style", "phones") if name in row},
     )  # fmt: skip
 
 
@@ -116,6 +116,11 @@ class Clip:
     def language(self) -> str:
         """The language of the transcript."""
         return self.cut.supervisions[0].language or "en"
+
+    @property
+    def phones(self) -> list[tuple[str, float]]:
+        """Its phones and when each ends, in seconds; empty where they are not known."""
+        return [(symbol, end_s / self.speed) for symbol, end_s in (self.cut.custom or {}).get("phones", [])]
 
 
 def read_clips(corpora: Sequence[CorpusSettings], root: Path, max_duration_s: float) -> list[Clip]:

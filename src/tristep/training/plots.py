@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 Line = dict[str, Any]
 
+PANELS = ("reward/", "rollout/")
+"""Prefixes of what has panels of its own: what rollouts earned, and what they were like."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 NOT_LOSSES = {"step", "kind", "grad_norm", "seconds", "targets_per_s", "num_targets", "num_skipped"}
 
@@ -20,18 +22,22 @@ def draw_metrics(lines: list[Line], path: Path, title: str = "") -> None:
     """Draw the lines of a run's metrics to a PNG file.
 
     Training losses are drawn faintly with their running mean on top, evaluations as dots. A measure that is
-    evaluated but not trained on, such as an error rate, has a panel of its own.
+    evaluated but not trained on, such as an error rate, has a panel of its own, and so have rewards and rollouts.
     """
     train = [line for line in lines if line["kind"] == "train"]
     evaluations = [line for line in lines if line["kind"] == "eval"]
     losses = _names(train)
     others = [name for name in _names(evaluations) if name not in losses]
-    figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained")
-    axes = figure.subplots(2, 2).flat
+    panels = [[name for name in _all_names(train) if name.startswith(prefix)] for prefix in PANELS]
+    num_rows = 3 if any(panels) else 2
+    figure = Figure(figsize=(11, 3.75 * num_rows), dpi=120, layout="constrained")
+    axes = figure.subplots(num_rows, 2).flat
     _draw_losses(axes[0], losses, train, evaluations)
     _draw_evaluations(axes[1], others, evaluations)
     _draw_rates(axes[2], train)
     _draw_norm(axes[3], train)
+    for panel, names, title in zip(list(axes)[4:], panels, ("rewards", "rollouts"), strict=False):
+        _draw_rollouts(panel, names, train, title)
     figure.suptitle(title)
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png")
@@ -49,8 +55,11 @@ def running_mean(values: list[float], weight: float = 0.7) -> list[float]:
 
 
 def _names(lines: list[Line]) -> list[str]:
-    names = dict.fromkeys(key for line in lines for key in line)
-    return [name for name in names if name not in NOT_LOSSES and not name.startswith("lr/")]
+    return [name for name in _all_names(lines) if name not in NOT_LOSSES and not name.startswith(("lr/", *PANELS))]
+
+
+def _all_names(lines: list[Line]) -> list[str]:
+    return list(dict.fromkeys(key for line in lines for key in line))
 
 
 def _curve(lines: list[Line], name: str) -> tuple[list[int], list[float]]:
@@ -86,6 +95,16 @@ def _draw_rates(axes: Axes, train: list[Line]) -> None:
     _finish(axes, "learning rate")
 
 
+def _draw_rollouts(axes: Axes, names: Iterable[str], train: list[Line], title: str) -> None:
+    """Draw curves of different units, each as a share of its largest value, which the legend gives."""
+    for name, colour in zip(names, COLOURS, strict=False):
+        steps, values = _curve(train, name)
+        most = max(map(abs, values), default=0.0) or 1.0
+        label = f"{name.partition('/')[2]} (1 = {most:.3g})"
+        axes.plot(steps, running_mean([value / most for value in values]), color=colour, linewidth=1.8, label=label)
+    _finish(axes, title)
+
+
 def _draw_norm(axes: Axes, train: list[Line]) -> None:
     steps, values = _curve(train, "grad_norm")
     axes.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=1)
@@ -101,6 +120,6 @@ def _finish(axes: Axes, title: str) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
     elif not axes.lines:
         axes.text(0.5, 0.5, "nothing yet", ha="center", va="center", transform=axes.transAxes, color="#888888")

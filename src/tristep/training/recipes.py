@@ -22,7 +22,9 @@ class ModelSettings(Settings):
     config: str = "nano"
     """A backbone config: its name, or a .toml file."""
     start: str | None = None
-    """A folder in our format, such as an earlier run's `model`; it replaces the three settings around it."""
+    """A folder in our format, such as an earlier run's `model`; it replaces `config`, `encoder` and `decoder`."""
+    start_mode: str | None = None
+    """The mode whose updates the run goes on from, where `start` serves several."""
     encoder: str | None = None
     """Whisper weights: a folder or a Hugging Face id; random if neither is given."""
     decoder: str | None = None

@@ -31,6 +31,8 @@ from tristep.backbone.low_rank import LowRankLinear
 from tristep.backbone.model import Backbone
 from tristep.backbone.packing import SHIPPED
 
+MODES = ("asr", "tts", "realtime")
+
 
 def without_own(backbone: Backbone) -> Backbone:
     """Return a copy whose projections have no low-rank updates, and that has no draft heads."""
@@ -89,15 +91,15 @@ def ship_into(models: dict[str, Path], folder: Path) -> None:
 def main() -> None:
     """Join what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for mode in ("asr", "tts"):
+    for mode in MODES:
         parser.add_argument(f"--{mode}", type=Path, help=f"the model of the run that taught {mode}")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="the checkpoint folder to write")
     where.add_argument("--into", type=Path, help="a checkpoint folder whose other modes stay as they are")
     options = parser.parse_args()
-    models = {mode: folder for mode, folder in (("asr", options.asr), ("tts", options.tts)) if folder}
+    models = {mode: folder for mode in MODES if (folder := getattr(options, mode))}
     if not models:
-        parser.error("give at least one of --asr and --tts")
+        parser.error(f"give at least one of {', '.join(f'--{mode}' for mode in MODES)}")
     if options.into:
         ship_into(models, options.into)
     else:

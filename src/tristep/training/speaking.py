@@ -68,6 +68,8 @@ class CodesSettings(Settings):
 
     levels: tuple[int, ...]
     """Levels of the codec's lattice."""
+    num_phone_dims: int = 0
+    """Its first dimensions, which say the phones."""
     rate_hz: float
     """Codes per second."""
 

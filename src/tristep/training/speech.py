@@ -176,10 +176,8 @@ class CodecBatch:
     """Another stretch of the same clip or speaker, shape `(B, 80, R)`."""
     prosody: Tensor | None = None
     """Bins of pitch offset and energy offset, shape `(B, 2)`."""
-    letters: Tensor | None = None
-    """All clips' letter targets, one after the other; only where clips are whole."""
-    num_letters: Tensor | None = None
-    """Shape `(B,)`."""
+    phones: Tensor | None = None
+    """Indices into `PHONES` at 50 Hz, `UNLABELLED` where not known, shape `(B, N)`; only where clips are whole."""
     top_hz: Tensor | None = None
     """Up to where the recording holds sound, shape `(B,)`."""
 

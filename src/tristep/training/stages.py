@@ -22,16 +22,21 @@ from tristep.backbone.packing import SHIPPED, pack_in_place
 from tristep.chat import Chat
 from tristep.codec.tokenizer import Lattice
 from tristep.config import load_backbone_config, load_toml
-from tristep.training import distributed, hearing, speaking
+from tristep.training import conversing, distributed, hearing, judging, speaking
 from tristep.training.checkpoints import load_trained
+from tristep.training.conversing import ConversingRecipe
 from tristep.training.hearing import HearingRecipe
+from tristep.training.judging import JudgingRecipe
 from tristep.training.lattice_rows import settle_rows, share_rows
+from tristep.training.policies import RewardedHearing, RewardedSpeaking, learns_from_rewards
 from tristep.training.recipes import LearnSettings, Lesson, ModelSettings
 from tristep.training.speaking import SpeakingRecipe
 from tristep.training.step import Task
 from tristep.training.supervised import train
 from tristep.vocab import TextTokenizer
 
+ModeRecipe = HearingRecipe | SpeakingRecipe | ConversingRecipe | JudgingRecipe
+"""A recipe of one of the three modes, or of the judge."""
 LEARNT_IN_FULL = {
     **SHIPPED,
     "adaptor.*": "fp32",
@@ -43,13 +48,20 @@ LEARNT_IN_FULL = {
 """How a run on packed weights is saved: what is frozen as it ships, what learns unrounded."""
 
 
-def load_recipe(path: Path) -> HearingRecipe | SpeakingRecipe:
+def load_recipe(path: Path) -> ModeRecipe:
     """Read a recipe of the mode that it names, ASR if it names none."""
     try:
-        speaks = tomllib.loads(path.read_text(encoding="utf-8")).get("mode") == "tts"
+        mode = tomllib.loads(path.read_text(encoding="utf-8")).get("mode")
     except (OSError, ValueError):
-        speaks = False  # and `load_toml` says what is wrong
-    return load_toml(path, SpeakingRecipe) if speaks else load_toml(path, HearingRecipe)
+        mode = None  # and `load_toml` says what is wrong
+    rewarded = learns_from_rewards(path)
+    if mode == "tts":
+        return load_toml(path, RewardedSpeaking if rewarded else SpeakingRecipe)
+    if mode == "realtime":
+        return load_toml(path, ConversingRecipe)
+    if mode == "judge":
+        return load_toml(path, JudgingRecipe)
+    return load_toml(path, RewardedHearing if rewarded else HearingRecipe)
 
 
 def run(recipe_path: Path, out: Path, steps: int | None = None, data_root: Path = Path("data")) -> dict[str, float]:
@@ -79,14 +91,18 @@ def run(recipe_path: Path, out: Path, steps: int | None = None, data_root: Path 
     return measures
 
 
-def teach(recipe: HearingRecipe | SpeakingRecipe, chat: Chat, backbone: Backbone, data_root: Path) -> Lesson:
+def teach(recipe: ModeRecipe, chat: Chat, backbone: Backbone, data_root: Path) -> Lesson:
     """Build the losses and batches of the mode that a recipe teaches."""
     if isinstance(recipe, SpeakingRecipe):
         return speaking.lesson(recipe, chat, data_root)
+    if isinstance(recipe, ConversingRecipe):
+        return conversing.lesson(recipe, chat, backbone, data_root)
+    if isinstance(recipe, JudgingRecipe):
+        return judging.lesson(recipe, chat, backbone, data_root)
     return hearing.lesson(recipe, chat, backbone, data_root)
 
 
-def prepare(recipe: HearingRecipe | SpeakingRecipe, data_root: Path, out: Path) -> tuple[Backbone, TextTokenizer]:
+def prepare(recipe: ModeRecipe, data_root: Path, out: Path) -> tuple[Backbone, TextTokenizer]:
     """Build what a run starts from, with the CTC head's tokens chosen and the low-rank updates in place."""
     torch.manual_seed(recipe.optim.seed)
     backbone, tokenizer = start_model(recipe.model, recipe.optim.seed)
@@ -95,15 +111,20 @@ def prepare(recipe: HearingRecipe | SpeakingRecipe, data_root: Path, out: Path) 
         hearing.choose_tokens(recipe, Chat(backbone.vocab, tokenizer), adaptor, data_root, out / "ctc_tokens.json")
     if isinstance(recipe, SpeakingRecipe):
         speaking.grow(backbone, recipe.codes)
-        share_rows(backbone, Lattice(recipe.codes.levels))
+        share_rows(backbone, Lattice(recipe.codes.levels), recipe.codes.num_phone_dims)
     parameter_groups(backbone, recipe.learn)
     return backbone, tokenizer
 
 
-def save_trained(recipe: HearingRecipe | SpeakingRecipe, data_root: Path, out: Path) -> None:
+def save_trained(recipe: ModeRecipe, data_root: Path, out: Path) -> None:
     """Write `out/model`: the start of the run with its trained (and averaged) parameters put in."""
     backbone, tokenizer = prepare(recipe, data_root, out)
     load_trained(backbone, out / "trained.safetensors")
+    write_model(recipe, backbone, tokenizer, out)
+
+
+def write_model(recipe: ModeRecipe, backbone: Backbone, tokenizer: TextTokenizer, out: Path) -> None:
+    """Write `out/model`, packed as the recipe says."""
     settle_rows(backbone)
     packed = recipe.model.packing == "shipped"
     save_backbone(backbone, tokenizer, out / "model", LEARNT_IN_FULL if packed else "fp32")
@@ -112,7 +133,7 @@ def save_trained(recipe: HearingRecipe | SpeakingRecipe, data_root: Path, out: P
 def start_model(settings: ModelSettings, seed: int) -> tuple[Backbone, TextTokenizer]:
     """Build the backbone that a run starts from."""
     if settings.start:
-        backbone, tokenizer = load_backbone(settings.start)
+        backbone, tokenizer = load_backbone(settings.start, mode=settings.start_mode)
     else:
         config = load_backbone_config(settings.config)
         backbone, tokenizer = start_backbone(config, settings.encoder, settings.decoder, seed)

@@ -47,6 +47,9 @@ class Task:
     """Each with `params`, `lr` (the peak), `name`, and optionally `weight_decay`; together they hold every
     trainable parameter once."""
 
+    round_steps: int = 1
+    """Steps that belong together, because their batches were made at once: a run stops between such rounds only."""
+
 
 @dataclass
 class TrainState:

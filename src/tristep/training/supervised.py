@@ -109,7 +109,8 @@ def _run(
         bar.advance(state.step)
         if state.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(_diverged(state.step))
-        stopping = distributed.anywhere(bool(interrupted), device_of(state.model))
+        whole = state.step % task.round_steps == 0
+        stopping = distributed.anywhere(whole and bool(interrupted), device_of(state.model))
         ends = state.step == stop_at
         if state.step % loop.log_every == 0 or ends or stopping:
             log.write_losses(state, bar, stop_at)

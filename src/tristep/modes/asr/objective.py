@@ -6,17 +6,17 @@ next (section 4.3). The CTC terms are ours and only for adaptors that have a CTC
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tristep.backbone.audio_encoder import Adapted, valid
+from tristep.backbone.audio_encoder import Adapted
 from tristep.backbone.model import Backbone
 from tristep.backbone.transformer import MixtureOfExperts
 from tristep.objectives.likelihood import ctc_loss, next_token_loss, shifted_targets
+from tristep.objectives.packed import Packed, without_unused_slots
 
 
 class AsrBatch(Protocol):
@@ -130,32 +130,6 @@ def draft_losses(backbone: Backbone, branches: list[Tensor], packed: Packed) -> 
 def ahead(field: Tensor, steps: int) -> Tensor:
     """Show at each position what lies `steps` after it, 0 or False beyond the end: `(B, T)` -> `(B, T)`."""
     return F.pad(field, (0, steps))[:, steps:]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Packed sequences, each field of shape `(B, T)`."""
-
-    tokens: Tensor
-    loss_mask: Tensor
-    segments: Tensor
-    """Which sequence of the row a token belongs to, -1 for padding."""
-
-
-def without_unused_slots(batch: AsrBatch, adapted: Adapted, slot: int) -> Packed:
-    """Take out the audio slots whose embeddings the adaptor does not show, and close the gaps.
-
-    A batch is packed before the adaptor runs, with a slot for every frame; which frames are shown is known after.
-    """
-    kept = torch.ones_like(batch.tokens, dtype=torch.bool)
-    inside = valid(adapted.num_embeddings, adapted.audio_embeddings.shape[1])
-    kept[batch.tokens == slot] = adapted.shown[inside]
-    lengths = kept.sum(dim=1)
-    order = (~kept).long().argsort(dim=1, stable=True)[:, : int(lengths.max())]  # kept tokens first, in order
-    used = valid(lengths, order.shape[1])
-    tokens, loss_mask, segments = (field.gather(1, order) for field in (batch.tokens, batch.loss_mask, batch.segments))
-    pad = tokens.new_tensor(0)
-    return Packed(torch.where(used, tokens, pad), loss_mask & used, torch.where(used, segments, pad - 1))
 
 
 def expert_load(backbone: Backbone) -> Tensor | float:

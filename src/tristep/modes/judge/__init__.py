@@ -1,0 +1,1 @@
+"""The judge: a prompt and two answers in, reasons and an ordinal score out."""

@@ -1,0 +1,1 @@
+"""Realtime: a persona hears the user, thinks briefly, and answers."""

@@ -1,0 +1,35 @@
+"""Phones: the sounds that words are made of, which the adaptor reads first and the codec's first dimensions say.
+
+A clip's phones come with the times at which they end: a teacher voice knows its own, and for the rest they are found
+by alignment (`python -m tristep.corpus.phones`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PHONES = " abdefhijklmnopstuvwzæðŋɑɔəɚɛɜɡɪɹɾʃʊʌʒθ"  # noqa: RUF001
+"""Silence, and the sounds of English as espeak-ng writes them, stress and length left out."""
+SILENCE = PHONES[0]
+UNLABELLED = -100
+"""Stands where a frame's phone is not known."""
+FRAME_S = 0.02
+"""Seconds of one label."""
+
+
+def frame_phones(phones: Sequence[tuple[str, float]], num_frames: int) -> Tensor:
+    """Label frames by the phone in their middle, shape `(num_frames,)`; what comes after the last one is silence.
+
+    Args:
+        phones: Symbols of `PHONES` and when each ends, in seconds; none if they are not known.
+        num_frames: Frames of 20 ms.
+    """
+    if not phones:
+        return torch.full((num_frames,), UNLABELLED)
+    ends_s = torch.tensor([end_s for _, end_s in phones])
+    labels = torch.tensor([PHONES.index(symbol) for symbol, _ in phones] + [PHONES.index(SILENCE)])
+    middles_s = (torch.arange(num_frames) + 0.5) * FRAME_S
+    return labels[torch.searchsorted(ends_s, middles_s, right=True)]

@@ -1,0 +1,159 @@
+"""OpenAI's realtime protocol over a session of the engine: its messages in, messages of ours out.
+
+No sockets and no JSON text here: a message is a dict. The session holds the conversation; this holds what only the
+protocol knows, the session object above all. What a client gets wrong it is told by an `error` message that names the
+message it came with, and nothing else happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tristep.audio import LISTEN_HZ
+from tristep.engine.dialogue import SessionError
+from tristep.engine.session import Session
+from tristep.server.errors import ApiError
+from tristep.server.realtime_events import Message, Writer, message
+from tristep.server.realtime_items import read_base64, read_item, read_options
+from tristep.server.realtime_session import SessionObject, updated
+from tristep.server.realtime_sound import Incoming
+from tristep.server.shelf import Shelf
+
+MAX_RESPONSES = 8
+"""Responses outside the conversation at once."""
+
+
+class Protocol:
+    """One connection."""
+
+    def __init__(self, session: Session, body: SessionObject, shelf: Shelf, *, extended: bool, max_items: int) -> None:
+        """Speak for a session.
+
+        Args:
+            session: Hears and answers.
+            body: How, as the client is told.
+            shelf: Where voices are found.
+            extended: Whether the client knows our own messages, `tristep.*`.
+            max_items: Most items of the conversation.
+        """
+        self.session, self.body, self.shelf, self.max_items = session, body, shelf, max_items
+        self.writer = Writer(body.audio.output, extended=extended)
+        self._incoming = Incoming(body.audio.input.format.wire, LISTEN_HZ)
+        self._verbs: dict[str, Callable[[Message], Iterable[Message]]] = {
+            "session.update": self._update,
+            "input_audio_buffer.append": self._append,
+            "input_audio_buffer.commit": lambda given: self.writer.written(session.commit()),
+            "input_audio_buffer.clear": lambda given: self.writer.written(session.clear()),
+            "conversation.item.create": self._create_item,
+            "conversation.item.retrieve": lambda given: self.writer.written(session.retrieve_item(item_id(given))),
+            "conversation.item.delete": lambda given: self.writer.written(session.delete_item(item_id(given))),
+            "conversation.item.truncate": self._truncate,
+            "response.create": self._respond,
+            "response.cancel": self._cancel,
+            "tristep.played": self._played,
+        }
+
+    def opened(self) -> Iterator[Message]:
+        """Greet."""
+        yield message("session.created", session=self.body.json_object())
+        if self.body.type == "realtime":
+            conversation = {"id": self.writer.conversation_id, "object": "realtime.conversation"}
+            yield message("conversation.created", conversation=conversation)
+
+    def receive(self, given: Any) -> Iterator[Message]:
+        """Do what a client's message asks, and answer."""
+        asked = given if isinstance(given, dict) else {}
+        try:
+            yield from self._verb(asked.get("type"))(asked)
+        except SessionError as error:
+            yield error_message(str(error), error.code, error.param, asked.get("event_id"))
+        except ApiError as error:
+            yield error_message(error.detail, error.code, error.param, asked.get("event_id"))
+
+    def step(self) -> Iterator[Message]:
+        """Let the session go on for a moment, and tell what comes of it."""
+        yield from self.writer.written(self.session.step())
+
+    def _verb(self, kind: Any) -> Callable[[Message], Iterable[Message]]:
+        if not isinstance(kind, str) or kind not in self._verbs:
+            raise SessionError("invalid_value", f"there is no message of type {str(kind)[:80]!r}", "type")
+        return self._verbs[kind]
+
+    def _update(self, given: Message) -> Iterator[Message]:
+        body = updated(self.body, given.get("session"))
+        changes = changed(self.body.engine_settings(), body.engine_settings())
+        if body.audio.output.voice != self.body.audio.output.voice:
+            changes["voice"] = self.shelf.find(body.audio.output.voice)
+        told = self.session.update(**changes) if changes else []
+        if body.audio.input.format != self.body.audio.input.format:
+            self._incoming = Incoming(body.audio.input.format.wire, LISTEN_HZ)
+        self.body, self.writer.output = body, body.audio.output
+        yield message("session.updated", session=body.json_object())
+        yield from self.writer.written(told)
+
+    def _append(self, given: Message) -> Iterator[Message]:
+        samples = self._incoming.push(read_base64(given.get("audio")))
+        if len(samples):
+            waveform = torch.from_numpy(samples.copy())  # what was read may not be written to
+            yield from self.writer.written(self.session.append(waveform, LISTEN_HZ))
+
+    def _create_item(self, given: Message) -> Iterator[Message]:
+        if len(self.session.items) >= self.max_items:
+            raise SessionError("invalid_value", f"there are {self.max_items} items already: delete some", "item")
+        item = read_item(given.get("item"), self.body.audio.input.format.wire)
+        yield from self.writer.written(self.session.add_item(item, text_or_none(given, "previous_item_id")))
+
+    def _truncate(self, given: Message) -> Iterator[Message]:
+        end_ms, index = number(given, "audio_end_ms"), number(given, "content_index", 0)
+        yield from self.writer.written(self.session.truncate(item_id(given), end_ms, index))
+
+    def _played(self, given: Message) -> Iterator[Message]:
+        yield from self.writer.written(self.session.played(item_id(given), number(given, "played_ms")))
+
+    def _respond(self, given: Message) -> Iterator[Message]:
+        if self.body.type == "transcription":
+            raise SessionError("invalid_value", "a transcription session gives no responses: open a realtime one")
+        options, voice = read_options(given.get("response"), self.body.audio.input.format.wire)
+        if not options.in_conversation and len(self.writer.answers) >= MAX_RESPONSES:
+            raise SessionError("rate_limit_exceeded", f"{MAX_RESPONSES} responses are being given: wait for one")
+        if voice is not None:
+            options = replace(options, voice=self.shelf.find(voice))
+        yield from self.writer.written(self.session.create_response(options))
+
+    def _cancel(self, given: Message) -> Iterator[Message]:
+        yield from self.writer.written(self.session.cancel(text_or_none(given, "response_id")))
+
+
+def error_message(sentence: str, code: str | None, param: str | None = None, event_id: Any = None) -> Message:
+    """Say that something is wrong with a message."""
+    fault = {"type": "invalid_request_error", "code": code, "message": sentence, "param": param}
+    named = {"event_id": event_id} if isinstance(event_id, str) else {}
+    return message("error", error=fault | named)
+
+
+def changed(current: Message, wanted: Message) -> Message:
+    """Return what is wanted and not so yet."""
+    return {name: value for name, value in wanted.items() if name not in current or value != current[name]}
+
+
+def item_id(given: Message) -> str:
+    """Return the item that a message is about; an id that isn't one belongs to no item."""
+    return str(given.get("item_id"))[:80]
+
+
+def text_or_none(given: Message, name: str) -> str | None:
+    """Return a field that may be missing."""
+    value = given.get(name)
+    return None if value is None else str(value)[:80]
+
+
+def number(given: Message, name: str, default: int | None = None) -> int:
+    """Return a whole number that is not negative."""
+    value = given.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SessionError("invalid_value", f"{name} is {str(value)[:40]!r}: expected a whole number from 0 up", name)
+    return value

@@ -1,0 +1,280 @@
+"""Reward workers: what each rollout has earned, by name, before anything is weighed.
+
+Rewards of codes need no vocoder: how steady they are, how long, whether the manner is the one that was asked for.
+Rewards of waveforms render a rollout once and let listeners hear it: a recogniser, a comparison of voices, a predictor
+of opinion scores. A judge compares an answer with a reference. Listeners and judges are plain callables, so that
+anything can be one: this project's own ASR mode, its judge, another recogniser, a chat endpoint. On every scale 1 is
+as good as it gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tristep.audio import SPEAK_HZ
+from tristep.backbone.checkpoints import find_weights, load_encoder
+from tristep.codec.codec import Codec
+from tristep.codec.speaker import SpeakerEncoder, similarity
+from tristep.codec.voice import Voice, is_sound, list_voices, read_voice, to_listening_rate
+from tristep.engine.engine import Engine
+from tristep.engine.judging import Judge as Judging
+from tristep.engine.talking import DECIBELS, SEMITONES
+from tristep.engine.witness import SpeechPrompt, Witness
+from tristep.modes.tts.data import FEATURES, Utterance
+from tristep.objectives.rewards import intelligibility, likeness, obedience, opinion, shaped, variety, within_budget
+from tristep.text import normalise, word_errors
+from tristep.training.policies import ListenerSettings
+from tristep.training.rollouts import Asked, Rollout, Spoken, Transcribed
+
+Rewards = dict[str, Tensor]
+"""Rewards by name, one for each rollout, shape `(B,)`."""
+Judge = Callable[[Any, Any, Any], float]
+"""`score(prompt, candidate, reference)`: how much better the candidate is than the reference, 0 for as good. For speech
+the prompt is what was asked (`Asked`), the others are waveforms at 24 kHz; for transcripts all three are texts."""
+
+LONGEST_RUN_S = 0.4
+"""A code that is held longer is a decoder that is stuck."""
+SHORTEST, LONGEST = 0.6, 1.6
+"""Honest durations, as a share of that of the same text as somebody said it."""
+STRANGERS = 0.1
+"""CAM++'s similarity of two voices that have nothing in common."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who hears and judges; what is not there measures nothing."""
+
+    sound: Callable[[Utterance], Tensor] | None = None
+    """Renders codes: a waveform at 24 kHz, shape `(S,)`."""
+    recognise: Callable[[Tensor], str] | None = None
+    """Writes down what such a waveform says."""
+    embed: Callable[[Tensor], Tensor] | None = None
+    """CAM++ of such a waveform, shape `(192,)`."""
+    voice: Tensor | None = None
+    """CAM++ of the voice that `sound` speaks in."""
+    rate: Callable[[Tensor], float] | None = None
+    """Predicts its mean opinion score, 1 to 5."""
+    judge: Judge | None = None
+
+
+VERIFIERS = ("intelligibility", "legibility")
+"""The rewards that measure what a judge is checked against, in the order of trust."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What rollouts earned, and what was seen on the way."""
+
+    rewards: Rewards
+    silence_share: float | None = None
+    """Share of the sound in which nobody speaks; None if nothing was rendered."""
+    similarity: float | None = None
+    """Mean cosine similarity to the voice."""
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a reward, None if it was not measured."""
+        return float(self.rewards[name].mean()) if name in self.rewards else None
+
+    @property
+    def verifier(self) -> float | None:
+        """Mean reward by what can be measured."""
+        return next((self.mean(name) for name in VERIFIERS if name in self.rewards), None)
+
+
+def measure_transcripts(rollouts: Sequence[Rollout], names: AbstractSet[str], listeners: Listeners) -> Measured:
+    """Compare transcripts with what was said.
+
+    `intelligibility` is 1 - WER, the reward whose policy gradient within a group of samples is that of the minimum word
+    error rate (Prabhavalkar et al. 2018, equation 5). `spelling` is 1 - CER, which still tells two wrong words apart;
+    `exactness` is 1 where every word is right.
+    """
+    answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, Transcribed)]
+    wers = torch.tensor([wer(answer.reference, answer.text, answer.language) for answer in answers])
+    cers = torch.tensor([cer(answer.reference, answer.text, answer.language) for answer in answers])
+    rewards = {
+        "intelligibility": intelligibility(wers), "spelling": intelligibility(cers), "exactness": (wers == 0).float(),
+    }  # fmt: skip
+    if "judge" in names:
+        rewards["judge"] = judged([("", answer.text, answer.reference) for answer in answers], listeners)
+    return Measured(only(rewards, names))
+
+
+def measure_speech(
+    rollouts: Sequence[Rollout], names: AbstractSet[str], listeners: Listeners, code_rate_hz: float
+) -> Measured:
+    """Measure codes, and their sound where a reward that is asked for needs it."""
+    answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, Spoken)]
+    rewards = code_rewards(answers, code_rate_hz)
+    if not names - rewards.keys():
+        return Measured(only(rewards, names))
+    if listeners.sound is None:
+        missing = ", ".join(sorted(names - rewards.keys()))
+        raise ValueError(
+            f"the rewards {missing} are of sound, and nothing renders it: name a codec and a voice in [listeners], or "
+            f"weigh only {', '.join(sorted(rewards))}"
+        )
+    waveforms = [listeners.sound(answer.utterance) for answer in answers]
+    return measure_sound(answers, waveforms, rewards, names, listeners)
+
+
+def code_rewards(answers: Sequence[Spoken], code_rate_hz: float) -> Rewards:
+    """Reward codes without rendering them: `variety`, `duration` and `obedience`."""
+    lengths = torch.tensor([len(answer.utterance.codes) for answer in answers])
+    codes = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(answer.utterance.codes, dtype=torch.long) for answer in answers], batch_first=True
+    )
+    kept = torch.arange(codes.shape[1]) < lengths[:, None]
+    wanted = torch.tensor([len(answer.asked.reference.codes) for answer in answers]).clamp(min=1)
+    return {
+        "variety": variety(codes, kept, max(1, round(LONGEST_RUN_S * code_rate_hz))),
+        "duration": within_budget(lengths.float(), SHORTEST * wanted, LONGEST * wanted),
+        "obedience": torch.tensor([manner_obeyed(answer) for answer in answers]),
+    }
+
+
+def manner_obeyed(answer: Spoken) -> float:
+    """Say how far the manner that was settled is the one that the instructions ask for; 1 where they ask for none."""
+    features = [feature for feature in FEATURES if feature in answer.asked.manner]
+    if not features:
+        return 1.0
+    asked = torch.tensor([answer.asked.manner[feature] - 3 for feature in features])
+    settled = torch.tensor([getattr(answer.utterance.manner, feature) - 3 for feature in features])
+    enough = asked.abs().clamp(min=1)
+    return float(obedience(settled / enough, asked.sign(), 1.0).mean())
+
+
+def measure_sound(
+    answers: Sequence[Spoken], waveforms: Sequence[Tensor], rewards: Rewards, names: AbstractSet[str], by: Listeners
+) -> Measured:
+    """Add the rewards of sound to those of codes: `intelligibility`, `similarity`, `opinion` and `judge`."""
+    heard = [by.recognise(waveform) for waveform in waveforms] if by.recognise else []
+    texts = [answer.asked.reference.text for answer in answers]
+    rewards = dict(rewards)
+    found = None
+    if heard:
+        wers = torch.tensor([wer(text, said, "en") for text, said in zip(texts, heard, strict=True)])
+        rewards["intelligibility"] = intelligibility(wers)
+    if by.embed is not None and by.voice is not None:
+        found = torch.tensor([similarity(by.embed(waveform), by.voice) for waveform in waveforms])
+        rewards["similarity"] = likeness(found, STRANGERS)
+    if by.rate is not None and "opinion" in names:
+        rewards["opinion"] = opinion(torch.tensor([by.rate(waveform) for waveform in waveforms]))
+    if "judge" in names:
+        assert by.sound is not None
+        references = [by.sound(answer.asked.reference) for answer in answers]
+        asked = [answer.asked for answer in answers]
+        rewards["judge"] = judged(list(zip(asked, waveforms, references, strict=True)), by)
+    silent = 1 - torch.cat([is_sound(waveform).float() for waveform in waveforms]).mean()
+    return Measured(only(rewards, names), float(silent), None if found is None else float(found.mean()))
+
+
+def judged(cases: Sequence[tuple[Any, Any, Any]], listeners: Listeners) -> Tensor:
+    """Let the judge compare answers with references; each case is a prompt, a candidate and a reference."""
+    if listeners.judge is None:
+        raise ValueError("the reward 'judge' has a weight, and there is no judge: hand one over, or leave it out")
+    return shaped(torch.tensor([listeners.judge(*case) for case in cases]))
+
+
+def only(rewards: Mapping[str, Tensor], names: AbstractSet[str]) -> Rewards:
+    """Return the rewards that are asked for.
+
+    Raises:
+        ValueError: If one of them was not measured.
+    """
+    if missing := sorted(names - rewards.keys()):
+        raise ValueError(
+            f"nothing measures the reward {missing[0]!r}: there are {', '.join(sorted(rewards))} here; weigh one of "
+            "them, or name who measures it in [listeners]"
+        )
+    return {name: rewards[name] for name in sorted(names)}
+
+
+def wer(reference: str, text: str, language: str) -> float:
+    """Return the word error rate of one text, both normalised; of no words, the number of errors."""
+    return edit_rate(normalise(reference, language), normalise(text, language))
+
+
+def cer(reference: str, text: str, language: str) -> float:
+    """Return the character error rate of one text, both normalised, spaces not counted."""
+    spelt = [" ".join(normalise(written, language).replace(" ", "")) for written in (reference, text)]
+    return edit_rate(*spelt)
+
+
+def edit_rate(reference: str, text: str) -> float:
+    """Count the edits between texts whose units are separated by spaces, as a share of the reference's."""
+    errors = word_errors(reference, text)
+    return errors.num_errors / max(1, errors.num_units)
+
+
+def load_listeners(
+    named: ListenerSettings,
+    recognise: Callable[[Tensor], str] | None = None,
+    rate: Callable[[Tensor], float] | None = None,
+) -> Listeners:
+    """Load who hears and judges.
+
+    Args:
+        named: Who, by their weights.
+        recognise: A recogniser that is not ours; ours is loaded if none is given and one is named.
+        rate: A predictor of opinion scores.
+
+    Raises:
+        ValueError: If weights that are named are not there.
+    """
+    if named.sound is None:
+        return Listeners()
+    folder = find_weights(named.sound)
+    voices, campplus = folder / "voices", folder / "codec" / "speaker.safetensors"
+    voice = read_voice(voices, named.voice or next(iter(list_voices(voices)), "none"))
+    sound = sound_by(Codec.load(folder / "codec", load_encoder(folder)), voice)
+    embed = embedder(SpeakerEncoder.load(campplus)) if campplus.exists() else None
+    if recognise is None and named.recogniser:
+        recognise = own_recogniser(named.recogniser)
+    judge = None
+    if named.judge:
+        if recognise is None:
+            raise ValueError("[listeners] names a judge and no recogniser, whose witness it reads: name one")
+        judge = speech_judge(Judging.load(named.judge, Witness(recognise, embed)), sound, voice)
+    return Listeners(sound, recognise, embed, voice.embedding, rate, judge)
+
+
+def embedder(encoder: SpeakerEncoder) -> Callable[[Tensor], Tensor]:
+    """Turn a waveform at 24 kHz into the embedding of its voice."""
+    return lambda waveform: encoder.embed(to_listening_rate(waveform))
+
+
+def own_recogniser(weights: str) -> Callable[[Tensor], str]:
+    """Listen by our own ASR mode."""
+    engine = Engine.load(weights)
+    return lambda waveform: engine.transcribe(to_listening_rate(waveform)).text
+
+
+def speech_judge(judge: Judging, sound: Callable[[Utterance], Tensor], voice: Voice) -> Judge:
+    """Let a judge compare readings, and know how the voice usually speaks from its own clip."""
+    assert judge.witness is not None
+    usual = judge.witness.hear(sound(Utterance((), tuple(voice.reference_codes.tolist()))))
+
+    def score(asked: Asked, candidate: Tensor, reference: Tensor) -> float:
+        return judge.score(SpeechPrompt(asked.reference.text, usual, asked.instructions), candidate, reference)
+
+    return score
+
+
+def sound_by(codec: Codec, voice: Voice, seed: int = 0) -> Callable[[Utterance], Tensor]:
+    """Render utterances in a voice, as the TTS mode does."""
+
+    def sound(utterance: Utterance) -> Tensor:
+        manner = utterance.manner
+        waveform = codec.decode(
+            torch.tensor(utterance.codes, dtype=torch.long), voice, seed=seed,
+            semitones=SEMITONES * (manner.pitch - 3), decibels=DECIBELS * (manner.volume - 3),
+        )  # fmt: skip
+        return waveform if len(waveform) else torch.zeros(SPEAK_HZ // 10)
+
+    return sound

@@ -1,0 +1,268 @@
+"""Rollouts: what a policy is asked, and what it answers, by mode.
+
+The answers are drawn by the project's own engine from all that the mode's decoding constraint allows, without top-k or
+top-p: the probabilities of what was drawn are those that the update differentiates. A rollout says at every position
+which token was chosen there and among which; what was no choice (text that is given, a budget that ran out) does not
+count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tristep.backbone.model import Backbone
+from tristep.chat import Chat
+from tristep.engine.drawing import draw_completions
+from tristep.engine.reciting import Sampling, recite
+from tristep.engine.sampling import Completion
+from tristep.modes.asr.data import Style
+from tristep.modes.asr.data import turns as listening_turns
+from tristep.modes.asr.decoding import Constraint, parse, token_budget
+from tristep.modes.tts.data import FEATURES, IGNORED, NEXT, Utterance, Word, render
+from tristep.modes.tts.data import turns as speaking_turns
+from tristep.modes.tts.decoding import Recital, word_budget
+from tristep.training import hearing, speaking
+from tristep.training.mixture import Mixture, batch_finder
+
+ENCODER_HZ = 50
+"""Frames a second that the frozen encoder hands over."""
+NOT_CHOSEN = -1
+"""The choice of a position where nothing was chosen."""
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """What was heard, and what was said."""
+
+    reference: str
+    text: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be spoken, and how."""
+
+    reference: Utterance
+    """The text, as somebody said it."""
+    instructions: str
+    manner: dict[str, int]
+    """Degrees that the instructions settle."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What was asked for, and what was spoken."""
+
+    asked: Asked
+    utterance: Utterance
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One answer, as the backbone reads it and as rewards see it."""
+
+    tokens: list[int]
+    """Prompt and answer."""
+    targets: list[int]
+    """What each position predicts; `IGNORED` where nothing was chosen."""
+    choices: list[int]
+    """Among what: a row of the mode's `masks`, `NOT_CHOSEN` where nothing was chosen."""
+    audio_embeddings: Tensor | None
+    """Vectors for the audio slots, shape `(N, D)`."""
+    answer: Transcribed | Spoken
+
+    @property
+    def num_chosen(self) -> int:
+        """Count the tokens that the policy chose."""
+        return sum(target != IGNORED for target in self.targets)
+
+
+class Rollouts(Protocol):
+    """What a mode's prompts are, how the policy answers them, and what it chooses among."""
+
+    masks: Tensor
+    """Which of the scored tokens may be written, by kind of choice, shape `(C, V)`."""
+    first_token: int
+    """The token that the first column stands for."""
+
+    def indices_at(self, number: int) -> list[int]:
+        """Return which prompts the update with this number is about: a pure function."""
+
+    def roll_out(
+        self, backbone: Backbone, indices: Sequence[int], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> list[Rollout]:
+        """Answer each prompt as often as it has seeds, its answers next to each other."""
+
+    def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
+        """Score what a mode writes: `(N, D)` -> `(N, V)`."""
+
+
+def seeds_of(seed: int, number: int, num_prompts: int, group_size: int) -> list[list[int]]:
+    """Give every rollout of an update a seed of its own, a pure function of the run's seed and the update's number."""
+    words = np.random.SeedSequence([seed, number]).generate_state(num_prompts * group_size, np.uint64)
+    return [[int(word) >> 1 for word in group] for group in words.reshape(num_prompts, group_size)]
+
+
+class HearingRollouts:
+    """Sounds, and transcripts that are drawn for them."""
+
+    def __init__(self, source: hearing.SampleSource, backbone: Backbone, seed: int) -> None:
+        self.source, self.seed = source, seed
+        durations = np.array([clip.duration_s for clip in source.clips])
+        repeats = np.array([clip.corpus.repeat for clip in source.clips])
+        self._find = batch_finder(Mixture(durations, repeats, source.settings.batch_s, seed))
+        constraint, size = Constraint(backbone.vocab), backbone.vocab.size
+        self.masks = torch.stack([constraint.opening(size), constraint.body(size)])
+        self.first_token = 0
+
+    def indices_at(self, number: int) -> list[int]:
+        """Return the clips of an update: `batch_s` of similar length."""
+        return self._find(number, 0, 1, 0, 1)
+
+    def roll_out(
+        self, backbone: Backbone, indices: Sequence[int], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> list[Rollout]:
+        """Hear the clips, as noisily as the recipe has them, and draw transcripts."""
+        augmented = self.source.settings.spec_augment and temperature > 0
+        heard = [
+            self.source.heard(self.source.clips[index], torch.Generator().manual_seed(own[0]) if augmented else None)
+            for index, own in zip(indices, seeds, strict=True)
+        ]
+        embeddings = embedded(backbone, [frames for frames, _ in heard])
+        styles = [self.source.clips[index].style for index in indices]
+        prompts = [self.prompt(len(row), style) for row, style in zip(embeddings, styles, strict=True)]
+        budgets = [token_budget(len(frames) / ENCODER_HZ) for frames, _ in heard]
+        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0)
+        groups = draw_completions(
+            backbone, prompts, torch.cat(embeddings), Constraint(backbone.vocab), budgets, seeds, sampling
+        )
+        return [
+            self.rollout(prompt, completion, row, text, self.source.clips[index].language)
+            for prompt, group, row, (_, text), index in zip(prompts, groups, embeddings, heard, indices, strict=True)
+            for completion in group
+        ]
+
+    def prompt(self, num_slots: int, style: Style) -> list[int]:
+        """Ask for a transcript of a sound of `num_slots` audio embeddings."""
+        return self.source.chat.prompt(listening_turns(num_slots, style))
+
+    def rollout(
+        self, prompt: list[int], completion: Completion, embeddings: Tensor, reference: str, language: str
+    ) -> Rollout:
+        """Write down one answer: every token of it was chosen, the end of the turn too."""
+        vocab = self.source.chat.vocab
+        written = parse(completion.tokens, vocab, self.source.chat.tokenizer)
+        chosen = list(completion.tokens)
+        if completion.finish_reason == "stop" and chosen[-1:] != [vocab.control("nospeech")]:
+            chosen.append(vocab.control("turn_end"))
+        before = len(prompt) - 1  # the prompt's last token predicts the first of the answer
+        return Rollout(
+            tokens=prompt + chosen,
+            targets=[IGNORED] * before + chosen + [IGNORED],
+            choices=[NOT_CHOSEN] * before + [0] + [1] * (len(chosen) - 1) + [NOT_CHOSEN],
+            audio_embeddings=embeddings,
+            answer=Transcribed(reference, written.text, language),
+        )
+
+    def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
+        """Score the whole vocabulary."""
+        return backbone.logits(hidden)
+
+
+@torch.no_grad()
+def embedded(backbone: Backbone, frames: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the decoder sees of each sound, whose frames are `(N, De)`: vectors of shape `(slots, D)`."""
+    device = backbone.embedding.weight.device
+    num_frames = torch.tensor([len(row) for row in frames], device=device)
+    adapted = backbone.adapt(pad_sequence(list(frames), batch_first=True).to(device), num_frames)
+    return [row[shown].float() for row, shown in zip(adapted.audio_embeddings, adapted.shown, strict=True)]
+
+
+class SpeakingRollouts:
+    """Texts, and codes that are drawn for them."""
+
+    def __init__(self, chat: Chat, clips: list[speaking.Clip], recipe: speaking.SpeakingRecipe, first: int) -> None:
+        self.chat, self.clips, self.first_token = chat, clips, first
+        self.rate_hz, self.seed = recipe.codes.rate_hz, recipe.optim.seed
+        self.instructed_share = recipe.data.instructed_share
+        durations = np.array([clip.duration_s for clip in clips])
+        repeats = np.array([clip.repeat for clip in clips])
+        self._find = batch_finder(Mixture(durations, repeats, recipe.data.batch_s, self.seed))
+        self.masks = speaking_masks(chat, first)
+
+    def indices_at(self, number: int) -> list[int]:
+        """Return the texts of an update: about `batch_s` of speech of similar length."""
+        return self._find(number, 0, 1, 0, 1)
+
+    def roll_out(
+        self, backbone: Backbone, indices: Sequence[int], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> list[Rollout]:
+        """Speak the texts, some of them under an instruction."""
+        wanted = [self.asked(index, own[0]) for index, own in zip(indices, seeds, strict=True) for _ in own]
+        words = [[word.text for word in asked.reference.words] for asked in wanted]
+        recitals = [Recital.of(row, self.chat.vocab, self.chat.tokenizer, self.rate_hz) for row in words]
+        prompts = [self.chat.prompt(speaking_turns(asked.reference.text, asked.instructions)) for asked in wanted]
+        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0)
+        for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
+            pass
+        return [self.rollout(*row) for row in zip(wanted, words, recitals, strict=True)]
+
+    def asked(self, index: int, seed: int) -> Asked:
+        """Draw how a text is to be spoken: the same for all answers of a prompt."""
+        clip, rng = self.clips[index], np.random.default_rng(seed)
+        if not clip.instructions or rng.random() >= self.instructed_share:
+            return Asked(clip.utterance, "", {})
+        instructions, manner = clip.instructions[rng.integers(len(clip.instructions))]
+        return Asked(clip.utterance, instructions, manner)
+
+    def rollout(self, asked: Asked, words: list[str], recital: Recital) -> Rollout:
+        """Write down one answer as a training sample, and what was a choice in it."""
+        assert recital.finish_reason is not None
+        firsts = [Word(word, first) for word, first in zip(words, recital.starts, strict=True)]
+        utterance = Utterance(tuple(firsts), tuple(recital.codes), recital.settled)
+        sample = render(self.chat, speaking_turns(asked.reference.text, asked.instructions), utterance)
+        choices = choices_of(sample.targets, utterance, self.chat, self.rate_hz)
+        targets = [target if choice >= 0 else IGNORED for target, choice in zip(sample.targets, choices, strict=True)]
+        return Rollout(sample.tokens, targets, choices, None, Spoken(asked, utterance, recital.finish_reason))
+
+    def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
+        """Score control tokens and codes."""
+        return backbone.head.grown_logits(hidden)
+
+
+CODE_OR_NEXT, CODE_OR_END = len(FEATURES), len(FEATURES) + 1
+"""The choices after those of the manner: inside a word, and inside the last one."""
+
+
+def speaking_masks(chat: Chat, first_token: int) -> Tensor:
+    """Mark what may be written at each kind of choice of the TTS mode, shape `(C, V)`."""
+    vocab = chat.vocab
+    masks = torch.zeros(len(FEATURES) + 2, vocab.size - first_token, dtype=torch.bool)
+    for row, feature in enumerate(FEATURES):
+        masks[row, [vocab.control(f"{feature}_{degree}") - first_token for degree in range(1, 6)]] = True
+    masks[len(FEATURES) :, vocab.first_code - first_token :] = True
+    masks[CODE_OR_NEXT, vocab.control(NEXT) - first_token] = True
+    masks[CODE_OR_END, vocab.control("tts_end") - first_token] = True
+    return masks
+
+
+def choices_of(targets: Sequence[int], utterance: Utterance, chat: Chat, rate_hz: float) -> list[int]:
+    """Say among what each target of an utterance was chosen; a word's end that its budget forced was no choice."""
+    ends = [word.first_code for word in utterance.words[1:]] + [len(utterance.codes)]
+    spans = zip(utterance.words, ends, strict=True)
+    kinds = [*range(len(FEATURES)), NOT_CHOSEN]  # manner, then `tts_start`
+    for number, (word, end) in enumerate(spans, start=1):
+        inside = CODE_OR_END if number == len(utterance.words) else CODE_OR_NEXT
+        num_codes = end - word.first_code
+        kinds += [inside] * num_codes + [NOT_CHOSEN if num_codes >= word_budget(word.text, rate_hz) else inside]
+    following = iter(kinds)
+    return [NOT_CHOSEN if target == IGNORED else next(following) for target in targets]

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tristep.modes.tts.data import Manner, Utterance, Word
+from tristep.objectives.rewards import shaped
+from tristep.training.policies import ListenerSettings
+from tristep.training.reward_workers import (
+    Listeners,
+    cer,
+    load_listeners,
+    manner_obeyed,
+    measure_speech,
+    measure_transcripts,
+    wer,
+)
+from tristep.training.rollouts import Asked, Rollout, Spoken, Transcribed
+
+REFERENCE = Utterance((Word("hello", 0), Word("world", 5)), tuple(range(10)))
+ASKED = Asked(REFERENCE, "Slowly.", {"pace": 1})
+SETTLED = Manner(pace=1)
+
+
+def heard(reference: str, text: str) -> Rollout:
+    return Rollout([], [], [], None, Transcribed(reference, text, "en"))
+
+
+def spoken(codes: tuple[int, ...], manner: Manner = SETTLED) -> Rollout:
+    return Rollout([], [], [], None, Spoken(ASKED, replace(REFERENCE, codes=codes, manner=manner), "stop"))
+
+
+def tone(utterance: Utterance) -> torch.Tensor:
+    """A sound as long as its codes, the second half of it silent."""
+    times = torch.arange(1920 * len(utterance.codes)) / 24000
+    return torch.sin(880 * times) * (torch.arange(len(times)) < len(times) // 2)
+
+
+def test_transcripts_earn_what_is_right_in_them() -> None:
+    rollouts = [heard("a big cat", "A big cat."), heard("a big cat", "a big hat"), heard("a cat", "one two three four")]
+    measured = measure_transcripts(rollouts, {"intelligibility", "exactness"}, Listeners())
+    torch.testing.assert_close(measured.rewards["intelligibility"], torch.tensor([1.0, 2 / 3, 0.0]))
+    assert measured.rewards["exactness"].tolist() == [1.0, 0.0, 0.0]
+    assert measured.verifier == pytest.approx(5 / 9)
+
+
+def test_letters_tell_two_wrong_words_apart() -> None:
+    assert wer("cat", "bat", "en") == wer("cat", "dog", "en") == 1.0
+    assert cer("cat", "bat", "en") == pytest.approx(1 / 3)
+    assert cer("cat", "dog", "en") == 1.0
+
+
+def test_silence_that_is_heard_as_words_counts_each_of_them() -> None:
+    assert wer("", "two words", "en") == 2.0
+    assert wer("", "", "en") == 0.0
+
+
+def test_codes_earn_without_being_rendered() -> None:
+    rollouts = [spoken(tuple(range(10))), spoken(tuple(range(40))), spoken((7,) * 10, Manner(pace=5))]
+    measured = measure_speech(rollouts, {"variety", "duration", "obedience"}, Listeners(), code_rate_hz=12.5)
+    assert measured.rewards["duration"].tolist() == pytest.approx([1.0, 0.4, 1.0])
+    assert measured.rewards["variety"].tolist() == pytest.approx([1.0, 1.0, 0.5])  # five of ten are beyond 0.4 s
+    assert measured.rewards["obedience"].tolist() == [1.0, 1.0, -1.0]
+    assert measured.silence_share is None
+
+
+@pytest.mark.parametrize(("pace", "expected"), [(1, 1.0), (2, 0.5), (3, 0.0), (5, -1.0)])
+def test_a_manner_obeys_as_far_as_it_goes(pace: int, expected: float) -> None:
+    assert manner_obeyed(Spoken(ASKED, replace(REFERENCE, manner=Manner(pace=pace)), "stop")) == expected
+
+
+def test_whoever_asks_for_nothing_is_obeyed() -> None:
+    assert manner_obeyed(Spoken(Asked(REFERENCE, "", {}), REFERENCE, "stop")) == 1.0
+
+
+def test_sound_is_rendered_once_and_heard_by_everybody() -> None:
+    rendered: list[Utterance] = []
+
+    def sound(utterance: Utterance) -> torch.Tensor:
+        rendered.append(utterance)
+        return tone(utterance)
+
+    listeners = Listeners(
+        sound,
+        recognise=lambda waveform: "hello world" if len(waveform) > 12000 else "hello",
+        embed=lambda waveform: torch.tensor([1.0, 0.0]),
+        voice=torch.tensor([1.0, 0.0]),
+        rate=lambda waveform: 3.0,
+    )
+    names = {"intelligibility", "similarity", "opinion", "duration"}
+    measured = measure_speech([spoken(tuple(range(10))), spoken((1, 2))], names, listeners, code_rate_hz=12.5)
+    assert measured.rewards.keys() == names
+    assert measured.rewards["intelligibility"].tolist() == [1.0, 0.5]
+    assert measured.rewards["similarity"].tolist() == [1.0, 1.0]
+    assert measured.rewards["opinion"].tolist() == [0.5, 0.5]
+    assert measured.similarity == 1.0
+    assert measured.silence_share == pytest.approx(0.5, abs=0.05)
+    assert len(rendered) == 2
+
+
+def test_a_judge_hears_the_candidate_and_the_reference() -> None:
+    def judge(asked: Asked, candidate: torch.Tensor, reference: torch.Tensor) -> float:
+        assert asked is ASKED
+        return (len(candidate) - len(reference)) / 1920
+
+    rollouts = [spoken(tuple(range(10))), spoken(tuple(range(12)))]
+    measured = measure_speech(rollouts, {"judge"}, Listeners(tone, judge=judge), code_rate_hz=12.5)
+    torch.testing.assert_close(measured.rewards["judge"], shaped(torch.tensor([0.0, 2.0])))
+
+
+def test_a_reward_that_nobody_measures_is_refused() -> None:
+    with pytest.raises(ValueError, match="the rewards similarity are of sound, and nothing renders it"):
+        measure_speech([spoken((1,))], {"similarity"}, Listeners(), code_rate_hz=12.5)
+    with pytest.raises(ValueError, match="nothing measures the reward 'similarity'"):
+        measure_speech([spoken((1, 2))], {"similarity"}, Listeners(tone), code_rate_hz=12.5)
+    with pytest.raises(ValueError, match="nothing measures the reward 'kindness': there are exactness"):
+        measure_transcripts([heard("a", "a")], {"kindness"}, Listeners())
+    with pytest.raises(ValueError, match="there is no judge"):
+        measure_transcripts([heard("a", "a")], {"judge"}, Listeners())
+
+
+def test_whoever_names_nobody_gets_nobody() -> None:
+    assert load_listeners(ListenerSettings()) == Listeners()
+
+
+def test_weights_that_are_not_there_are_named() -> None:
+    with pytest.raises(ValueError, match="there are no weights 'nowhere'"):
+        load_listeners(ListenerSettings(sound="nowhere"))

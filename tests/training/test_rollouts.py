@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from training import toys
+
+from tristep.backbone.model import Backbone
+from tristep.chat import Chat
+from tristep.config import load_backbone_config
+from tristep.corpus.tones import write_corpus
+from tristep.engine.sampling import Completion
+from tristep.modes.tts.data import FEATURES, IGNORED, NEXT, Utterance, Word, render, turns
+from tristep.modes.tts.decoding import word_budget
+from tristep.training import hearing, speaking, stages
+from tristep.training.mixture import CorpusSettings, read_clips
+from tristep.training.policies import RewardedSpeaking
+from tristep.training.rollouts import (
+    CODE_OR_END,
+    CODE_OR_NEXT,
+    NOT_CHOSEN,
+    HearingRollouts,
+    Rollout,
+    SpeakingRollouts,
+    Spoken,
+    Transcribed,
+    choices_of,
+    seeds_of,
+    speaking_masks,
+)
+from tristep.vocab import byte_tokenizer
+
+
+@pytest.fixture(scope="module")
+def speaking_rollouts(tmp_path_factory: pytest.TempPathFactory) -> tuple[SpeakingRollouts, Backbone]:
+    root = tmp_path_factory.mktemp("letters")
+    toys.write_letters(root)
+    recipe = stages.load_recipe(toys.speaking_recipe(root))
+    assert isinstance(recipe, RewardedSpeaking)
+    backbone, tokenizer = stages.prepare(recipe, root, root)
+    clips = speaking.read_clips(recipe.data.corpora, root, recipe.codes, 20.0)
+    chat = Chat(backbone.vocab, tokenizer)
+    return SpeakingRollouts(chat, clips, recipe, len(backbone.head.weight)), backbone.eval()
+
+
+def hearing_rollouts(root: Path) -> tuple[HearingRollouts, Backbone]:
+    write_corpus(root / "tones", num_clips=4, seed=0)
+    backbone = Backbone(load_backbone_config("toy")).eval()
+    corpus = CorpusSettings(path="tones/manifest.jsonl")
+    data = hearing.DataSettings(corpora=(corpus,), dev=(corpus,), batch_s=0.8, noisy_share=0.0)
+    clips = read_clips(data.corpora, root, 30.0)
+    source = hearing.SampleSource(Chat(backbone.vocab, byte_tokenizer()), backbone, clips, data, root / "frames")
+    return HearingRollouts(source, backbone, seed=0), backbone
+
+
+def drawn(rollouts: SpeakingRollouts, backbone: Backbone, temperature: float = 1.0) -> list[Rollout]:
+    indices = rollouts.indices_at(0)
+    return rollouts.roll_out(backbone, indices, seeds_of(0, 0, len(indices), 3), temperature)
+
+
+def test_seeds_differ_and_follow_from_the_run_and_the_update() -> None:
+    seeds = seeds_of(5, 7, 3, 4)
+    assert len({seed for group in seeds for seed in group}) == 12
+    assert seeds == seeds_of(5, 7, 3, 4) != seeds_of(5, 8, 3, 4)
+    assert all(0 <= seed < 2**63 for group in seeds for seed in group)
+
+
+def test_everything_that_was_drawn_could_have_been(
+    speaking_rollouts: tuple[SpeakingRollouts, Backbone],
+) -> None:
+    rollouts, backbone = speaking_rollouts
+    found = drawn(rollouts, backbone)
+    assert len(found) == 3 * len(rollouts.indices_at(0))
+    for rollout in found:
+        pairs = [pair for pair in zip(rollout.targets, rollout.choices, strict=True) if pair[0] != IGNORED]
+        assert len(rollout.tokens) == len(rollout.targets) == len(rollout.choices)
+        assert all(rollouts.masks[choice, target - rollouts.first_token] for target, choice in pairs)
+        assert [choice for _, choice in pairs][: len(FEATURES)] == list(range(len(FEATURES)))
+
+
+def test_the_answers_of_a_prompt_are_asked_for_alike(speaking_rollouts: tuple[SpeakingRollouts, Backbone]) -> None:
+    found = drawn(*speaking_rollouts)
+    answers = [rollout.answer for rollout in found]
+    assert all(isinstance(answer, Spoken) for answer in answers)
+    for first in range(0, len(answers), 3):
+        assert answers[first].asked == answers[first + 1].asked == answers[first + 2].asked
+    assert len({answer.utterance.codes for answer in answers}) > len(answers) // 3
+
+
+def test_the_most_probable_answer_is_the_same_whatever_the_seed(
+    speaking_rollouts: tuple[SpeakingRollouts, Backbone],
+) -> None:
+    found = drawn(*speaking_rollouts, temperature=0.0)
+    assert all(found[place].tokens == found[place + 1].tokens for place in range(0, len(found), 3))
+
+
+def test_a_words_end_that_its_budget_forced_was_no_choice(
+    speaking_rollouts: tuple[SpeakingRollouts, Backbone],
+) -> None:
+    rollouts, _ = speaking_rollouts
+    budget = word_budget("a", 12.5)
+    utterance = Utterance((Word("a", 0), Word("b", budget)), (0,) * (budget + 2))
+    sample = render(rollouts.chat, turns(utterance.text), utterance)
+    choices = choices_of(sample.targets, utterance, rollouts.chat, 12.5)
+    chosen = [choice for choice in choices if choice >= 0]
+    assert chosen == [*range(len(FEATURES)), *[CODE_OR_NEXT] * budget, *[CODE_OR_END] * 3]
+    forced = sample.targets.index(rollouts.chat.vocab.control(NEXT))
+    assert choices[forced] == NOT_CHOSEN
+
+
+def test_a_word_ends_with_the_next_one_and_the_last_with_the_end() -> None:
+    vocab = Backbone(load_backbone_config("toy")).vocab
+    masks = speaking_masks(Chat(vocab, byte_tokenizer()), first_token=256)
+    for row, name, other in ((CODE_OR_NEXT, NEXT, "tts_end"), (CODE_OR_END, "tts_end", NEXT)):
+        assert masks[row, vocab.control(name) - 256]
+        assert not masks[row, vocab.control(other) - 256]
+
+
+def test_a_transcript_is_chosen_from_the_tag_to_the_end_of_the_turn(tmp_path: Path) -> None:
+    rollouts, backbone = hearing_rollouts(tmp_path)
+    vocab = backbone.vocab
+    prompt, heard = rollouts.prompt(2, "spoken"), torch.zeros(2, backbone.config.decoder.dim)
+    words = [vocab.control("lang_en"), *byte_tokenizer().encode("oh")]
+    rollout = rollouts.rollout(prompt, Completion(9, words, finish_reason="stop"), heard, "oh no", "en")
+    assert rollout.answer == Transcribed("oh no", "oh", "en")
+    assert [t for t in rollout.targets if t != IGNORED] == [*words, vocab.control("turn_end")]
+    assert [c for c in rollout.choices if c >= 0] == [0, 1, 1, 1]
+    cut = rollouts.rollout(prompt, Completion(3, words, finish_reason="length"), heard, "oh no", "en")
+    assert cut.num_chosen == rollout.num_chosen - 1
+    silence = [vocab.control("nospeech")]
+    assert rollouts.rollout(prompt, Completion(3, silence, finish_reason="stop"), heard, "", "en").num_chosen == 1
+
+
+def test_clips_that_are_measured_are_heard_as_they_are(tmp_path: Path) -> None:
+    rollouts, backbone = hearing_rollouts(tmp_path)
+    first, other = (rollouts.roll_out(backbone, [0], [[seed]], temperature=0.0)[0] for seed in (1, 2))
+    assert first.tokens == other.tokens
+    noisy = rollouts.roll_out(backbone, [0], [[1]], temperature=1.0)[0]
+    assert first.audio_embeddings is not None
+    assert not torch.equal(first.audio_embeddings, noisy.audio_embeddings[: len(first.audio_embeddings)])
