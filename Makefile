@@ -1,12 +1,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SENTENCE := "There is a strong chance it will happen once more."
 AUDIO ?= $(wildcard tests/data/*.flac tests/data/*.opus)
 
 .PHONY: demo test lint bench train serve speedrun clean
 
-demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path
+demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path; speak in two voices; answer a recording
 	$(BIN)/tristep transcribe $(AUDIO)
+	mkdir -p runs/demo
+	$(BIN)/tristep speak $(SENTENCE) --voice kathleen --out runs/demo/kathleen.wav
+	$(BIN)/tristep speak $(SENTENCE) --voice heart --out runs/demo/heart.wav
+	$(BIN)/tristep transcribe runs/demo/kathleen.wav runs/demo/heart.wav
+	$(BIN)/tristep converse tests/data/jfk.flac --persona "A cheerful history teacher." --out runs/demo/answer.wav
+	@echo "Sound is in runs/demo. make serve starts the server, and a page to talk to it."
 
 test: $(VENV)/dev lint  ## everything that CI checks
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest

@@ -24,7 +24,7 @@ from tristep.modes.tts.decoding import Recital, allowed_mask
 class Sampling:
     """How codes are drawn."""
 
-    temperature: float = 0.8
+    temperature: float = 0.5
     top_k: int = 40
     top_p: float = 0.9
 
