@@ -148,6 +148,7 @@ async def until_done(connection: Any) -> AsyncIterator[Any]:
                 return
 
 
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # the client's own
 def test_the_official_client_without_asyncio_writes_and_reads(server: Server, client: openai.OpenAI) -> None:
     with client.realtime.connect(model="toy" if server.service.settings.model_id == "toy" else "org/toy") as connection:
         connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
