@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,11 @@ def timed(teacher: Piper, text: str, speed: float) -> tuple[np.ndarray, list[Wor
     reading = teacher.say(text, teacher.voice, speed)
     assert reading is not None
     words: list[Word] = []
-    spoken, start_s = "", 0.0
-    for symbol, before_s in zip(reading.symbols, [0.0, *reading.ends_s[:-1]], strict=True):
-        if symbol in ".,;:!?" or symbol.isspace() or not symbol:
-            words += [Word(spoken, start_s, before_s, 1.0)] if spoken else []
-            spoken = ""
-        else:
-            start_s = before_s if not spoken else start_s
-            spoken += symbol
+    said = zip(reading.symbols, reading.starts_s, reading.ends_s, strict=True)
+    for is_gap, symbols in groupby(said, lambda symbol: symbol[0] == " "):
+        held = [symbol for symbol in symbols if symbol[0] not in ("", *".,;:!?")]
+        if held and not is_gap:
+            words.append(Word("".join(symbol for symbol, _, _ in held), held[0][1], held[-1][2], 1.0))
     return soxr.resample(reading.waveform, reading.sample_rate, LISTEN_HZ), words
 
 

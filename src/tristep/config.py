@@ -50,8 +50,6 @@ class AdaptorConfig(Settings):
     """Encoder frames per audio embedding."""
     hidden_dim: int = 2048
     """Width inside the `conv` and `ctc` kinds."""
-    phone_dim: int = 0
-    """Width of what reads phones at 50 Hz in the `ctc` kind, whose letters then see nothing else; 0: no phones."""
     num_letter_layers: int = 0
     """Transformer blocks of the `ctc` kind at 25 Hz, below its letters."""
     num_layers: int = 0

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from tristep.backbone.transformer import Block, Context, RMSNorm, rotary
 from tristep.config import AdaptorConfig, DecoderConfig, EncoderConfig
-from tristep.phones import PHONES
 from tristep.text import LETTERS
 
 ROTARY_THETA = 10_000.0
@@ -188,27 +187,6 @@ class ConvAdaptor(nn.Module):
         return Adapted(self.linear2(F.relu(self.linear1(hidden))), self.num_embeddings(num_frames))
 
 
-class PhoneReader(nn.Module):
-    """Encoder frames -> the phone that is said in each, by a few local layers."""
-
-    def __init__(self, encoder_dim: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.stack = nn.Linear(encoder_dim, width)
-        self.convs = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2) for _ in range(2))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.head = nn.Linear(width, len(PHONES))
-
-    def forward(self, frames: Tensor, inside: Tensor) -> Tensor:
-        """Return logits `(B, N, P)` of frames `(B, N, De)`, of which only those `inside` `(B, N)` are heard."""
-        hidden = self.norms[0](F.gelu(self.stack(self.dropout(frames))))
-        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
-            hidden = hidden * inside[:, :, None]
-            hidden = norm(hidden + F.gelu(conv(hidden.transpose(1, 2)).transpose(1, 2)))
-        logits: Tensor = self.head(hidden)
-        return logits
-
-
 class CtcAdaptor(nn.Module):
     """A small CTC recogniser whose expectations are the audio embeddings (see the module's docstring)."""
 
@@ -227,9 +205,7 @@ class CtcAdaptor(nn.Module):
             vocab_size=0, dim=width, num_layers=config.num_layers, num_heads=config.num_heads,
             num_kv_heads=config.num_heads, ffn_dim=2 * width, rope_theta=ROTARY_THETA,
         )  # fmt: skip
-        self.phones = PhoneReader(encoder_dim, config.phone_dim, config.dropout) if config.phone_dim else None
-        read_dim = len(PHONES) if config.phone_dim else encoder_dim
-        self.stack = nn.Linear(read_dim * self.letter_stride, width)
+        self.stack = nn.Linear(encoder_dim * self.letter_stride, width)
         self.local = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
         self.letter_blocks = nn.ModuleList(Block(self.block_config) for _ in range(config.num_letter_layers))
         self.letter_norm = RMSNorm(width, 1e-6)
@@ -251,12 +227,6 @@ class CtcAdaptor(nn.Module):
         return (num_frames + self.stride - 1) // self.stride
 
     def forward(self, frames: Tensor, num_frames: Tensor, text_embeddings: Tensor) -> Adapted:
-        if self.phones is not None:
-            frames = self.phones(frames, valid(num_frames, frames.shape[1])).softmax(dim=-1)
-        return self.write(frames, num_frames, text_embeddings)
-
-    def write(self, frames: Tensor, num_frames: Tensor, text_embeddings: Tensor) -> Adapted:
-        """Write letters and tokens, given frames, or how probable each phone is in them, `(B, N, P)`."""
         B, N, D = frames.shape
         frames = F.pad(frames * valid(num_frames, N)[:, :, None], (0, 0, 0, -N % self.stride))
         hidden = self.stack(frames.reshape(B, -1, D * self.letter_stride))  # (B, 2N / stride, width)

@@ -32,8 +32,8 @@ SILENT_MEL = -10.0
 NUM_PROSODY = 3
 """Melody (octaves from the clip's median), logit of voiced, energy (from the clip's mean)."""
 VOICE_DIM = 192
-PER_FRAME = 2
-"""Mel frames under one of the encoder's frames."""
+MEL_PER_FRAME = 2
+"""Mel frames (100 Hz) under one frame of the frozen encoder (50 Hz)."""
 BLURRED = 0.5
 """Share of the clips in training whose codes are blurred instead of rounded."""
 
@@ -156,7 +156,7 @@ class SpeechTokenizer(nn.Module):
     @property
     def mel_frames_per_code(self) -> int:
         """Mel frames that one code stands for."""
-        return 2 * self.config.stride
+        return MEL_PER_FRAME * self.config.stride
 
     def forward(self, frames: Tensor, mel: Tensor, num_frames: Tensor) -> Tokenized:
         """Tokenize a padded batch; a row comes out as it would alone.
@@ -326,11 +326,11 @@ class CodeReader(nn.Module):
         self.early_norm = nn.LayerNorm(D)
         self.early_phones = nn.Linear(D, num_phones)
         self.prosody_trunk = Trunk(config, len(config.levels) - self.num_phone_dims)
-        self.prosody = nn.Linear(D, PER_FRAME * NUM_PROSODY)
+        self.prosody = nn.Linear(D, MEL_PER_FRAME * NUM_PROSODY)
         self.mel_trunk = Trunk(config, len(config.levels))
         self.voice = nn.Linear(VOICE_DIM, D)
         self.mel_block = ConvBlock(D, 7)
-        self.mel = nn.Linear(D, PER_FRAME * self.num_mels)
+        self.mel = nn.Linear(D, MEL_PER_FRAME * self.num_mels)
 
     def forward(self, tokenized: Tokenized, voice: Tensor) -> Reading:
         """Read a padded batch, given the CAM++ embeddings `(B, VOICE_DIM)` of its speakers."""
@@ -339,8 +339,8 @@ class CodeReader(nn.Module):
         prosodic = self.prosody_trunk(points[..., self.num_phone_dims :], num_codes)
         spectral = self.mel_trunk(points, num_codes) + self.voice(F.normalize(voice, dim=-1))[:, None]
         spectral = self.mel_block(spectral, inside(num_codes * self.stride, spectral.shape[1]))
-        prosody = self.prosody(prosodic).unflatten(2, (PER_FRAME, NUM_PROSODY)).flatten(1, 2)
-        mel = self.mel(spectral).unflatten(2, (PER_FRAME, self.num_mels)).flatten(1, 2).transpose(1, 2)
+        prosody = self.prosody(prosodic).unflatten(2, (MEL_PER_FRAME, NUM_PROSODY)).flatten(1, 2)
+        mel = self.mel(spectral).unflatten(2, (MEL_PER_FRAME, self.num_mels)).flatten(1, 2).transpose(1, 2)
         return Reading(phones, self.read_early(tokenized.hidden, phones.shape[1]), prosody, mel)
 
     def read_early(self, frames: Tensor, num_frames: int) -> Tensor:

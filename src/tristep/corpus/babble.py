@@ -10,7 +10,6 @@ and every row knows its phones and when they end, as a teacher voice does.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import soundfile
 
 from tristep.audio import SPEAK_HZ
+from tristep.corpus import tones
 from tristep.corpus.tones import FORMANTS_HZ
 from tristep.phones import SILENCE
 
@@ -91,15 +91,5 @@ def write_corpus(out: Path, num_clips: int, seed: int) -> None:
     (out / "manifest.jsonl").write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    """Write the toy corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest.jsonl")
-    parser.add_argument("--clips", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    write_corpus(options.out, options.clips, options.seed)
-
-
 if __name__ == "__main__":
-    main()
+    tones.main(write_corpus, __doc__)

@@ -1,6 +1,6 @@
 """Phones: when each sound of a clip is said, to 20 ms.
 
-    python -m tristep.corpus.phones {piper,kathleen_en}/manifest.jsonl --taught-by piper/manifest.jsonl --out phones
+    python -m tristep.corpus.phones kathleen_en/manifest.jsonl --taught-by piper/manifest.jsonl --out phones
 
 A teacher voice knows how long it holds each phone (`tristep.corpus.synthesize --phone-times`). A few local layers on
 the frozen audio encoder learn that in a minute or two, and hear phones in any other voice well enough to place those
@@ -25,11 +25,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.progress import track
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tristep.audio import LISTEN_HZ, raw_log_mel, read_audio
-from tristep.backbone.audio_encoder import AudioEncoder, PhoneReader
+from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.backbone.checkpoints import load_encoder
 from tristep.codec.tokenizer import encode_frames
 from tristep.phones import FRAME_S, PHONES, SILENCE, UNLABELLED, frame_phones
@@ -113,6 +112,26 @@ def spans_of(labels: Sequence[int]) -> list[tuple[str, float]]:
     return [(PHONES[labels[end - 1]], round(end * FRAME_S, 2)) for end in ends]
 
 
+class PhoneReader(nn.Module):
+    """Encoder frames -> the phone that is said in each, by a few local layers."""
+
+    def __init__(self, encoder_dim: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(DROPOUT)
+        self.stack = nn.Linear(encoder_dim, WIDTH)
+        self.convs = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, 5, padding=2) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(3))
+        self.head = nn.Linear(WIDTH, len(PHONES))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return logits `(B, N, P)` of frames `(B, N, De)`."""
+        hidden = self.norms[0](F.gelu(self.stack(self.dropout(frames))))
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            hidden = norm(hidden + F.gelu(conv(hidden.transpose(1, 2)).transpose(1, 2)))
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
 class Aligner:
     """Hears phones, and places those of a transcript."""
 
@@ -122,43 +141,39 @@ class Aligner:
 
     def _fresh(self) -> PhoneReader:
         torch.manual_seed(self.seed)
-        return PhoneReader(self.encoder.config.dim, WIDTH, DROPOUT).eval()
+        return PhoneReader(self.encoder.config.dim).eval()
 
     @torch.inference_mode()
-    def hear(self, row: dict[str, Any], folder: Path) -> Clip:
+    def hear(self, row: dict[str, Any]) -> Clip:
         """Read and encode the clip of a manifest's row."""
-        mel = raw_log_mel(read_audio(folder / row["audio"], LISTEN_HZ), self.encoder.config.num_mels)
+        mel = raw_log_mel(read_audio(row["audio"], LISTEN_HZ), self.encoder.config.num_mels)
         frames = encode_frames(mel[:, : mel.shape[1] // 2 * 2], self.encoder)
         return Clip(row, frames.half(), frame_phones(row.get("phones", []), len(frames)))
 
-    def learn(self, clips: Sequence[Clip], num_steps: int) -> float:
-        """Learn anew from labelled clips; return the mean cross-entropy of the last tenth of the steps."""
+    def learn(self, clips: Sequence[Clip], num_steps: int) -> None:
+        """Learn anew from labelled clips."""
         self.reader = self._fresh().train()
         optimizer = torch.optim.AdamW(self.reader.parameters(), PEAK_LR, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, num_steps, pct_start=0.08)
         rng = np.random.default_rng(self.seed)
         shares = np.array([len(clip.labels) for clip in clips])
-        losses: list[float] = []
         for _ in track(range(num_steps), description="learning phones"):
             crops = [crop(clips[index], rng) for index in rng.choice(len(clips), CROPS, p=shares / shares.sum())]
             frames, labels = (torch.stack(tensors) for tensors in zip(*crops, strict=True))
-            logits = self.reader(frames, torch.ones(labels.shape, dtype=torch.bool))
-            loss = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=UNLABELLED, label_smoothing=0.05)
+            logits = self.reader(frames).transpose(1, 2)
+            loss = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
         self.reader.eval()
-        return float(np.mean(losses[-max(1, num_steps // 10) :]))
 
     @torch.inference_mode()
     def place(self, clip: Clip, ipa: str) -> tuple[Clip, float]:
         """Place the phones of a clip's transcript; return the labelled clip and how well they fit, per frame."""
         states, optional = states_of(ipa)
-        inside = torch.ones(1, len(clip.frames), dtype=torch.bool)
-        logprobs = self.reader(clip.frames.float()[None], inside)[0].log_softmax(dim=-1).numpy()
+        logprobs = self.reader(clip.frames.float()[None])[0].log_softmax(dim=-1).numpy()
         path, score = place_phones(logprobs, states, optional)
         return Clip(clip.row, clip.frames, torch.from_numpy(path)), score
 
@@ -185,12 +200,20 @@ def crop(clip: Clip, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 def align(
     aligner: Aligner, timed: Sequence[Clip], clips: Sequence[Clip], ipas: Sequence[str], steps: int
 ) -> list[Clip]:
-    """Teach an aligner by clips with known times, then let it place the phones of all clips, and learn from them."""
+    """Teach an aligner by clips with known times, then let it place the phones of all clips, and learn from them.
+
+    What is held out is placed and never learnt from.
+    """
     aligner.learn(timed, steps)
     for _ in range(2):
         placed = aligner.place_all(clips, ipas)
-        aligner.learn([clip for clip in placed if (clip.labels != UNLABELLED).any()], steps)
+        aligner.learn([clip for clip in placed if is_taught(clip) and (clip.labels != UNLABELLED).any()], steps)
     return aligner.place_all(clips, ipas)
+
+
+def is_taught(clip: Clip) -> bool:
+    """Tell whether a clip may be learnt from: it is not held out."""
+    return bool(clip.row.get("split", "train") == "train")
 
 
 def timed_phones(symbols: Sequence[str], ends_s: Sequence[float]) -> list[tuple[str, float]]:
@@ -233,30 +256,30 @@ def main() -> None:
     """Write manifests again with the phones of every clip."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", type=Path, nargs="+", help="clips with transcripts, each DIR/manifest.jsonl")
-    parser.add_argument("--taught-by", type=Path, required=True, help="a manifest whose rows have `phones` already")
+    parser.add_argument("--taught-by", type=Path, required=True, help="one more, whose rows have `phones` already")
     parser.add_argument("--encoder", default="nano", help="the weights whose frozen encoder hears")
     parser.add_argument("--max-taught", type=int, default=900, help="clips to learn from at first")
     parser.add_argument("--steps", type=int, default=400, help="steps of each of the three rounds of learning")
-    parser.add_argument("--out", type=Path, required=True, help="folder for DIR/manifest.jsonl and reader.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="folder for each DIR/manifest.jsonl")
     options = parser.parse_args()
     from tristep.corpus.synthesize import Phonemes
 
-    phonemes, aligner = Phonemes(), Aligner(load_encoder(options.encoder))
-    taught = [row for row in read_rows(options.taught_by) if row.get("phones")][: options.max_taught]
-    if not taught:
-        parser.error(f"no row of {options.taught_by} has phones: make it by corpus.synthesize --phone-times")
-    timed = [aligner.hear(row, Path()) for row in track(taught, description="hearing the teacher")]
-    corpora = {path.parent.name: read_rows(path) for path in options.manifests}
+    teacher = options.taught_by.parent.name
+    corpora = {path.parent.name: read_rows(path) for path in (options.taught_by, *options.manifests)}
     rows = [row for corpus in corpora.values() for row in corpus]
-    clips = [aligner.hear(row, Path()) for row in track(rows, description="hearing the rest")]
-    placed = align(aligner, timed, clips, [phonemes(row["text"]) for row in rows], options.steps)
+    phonemes, aligner = Phonemes(), Aligner(load_encoder(options.encoder))
+    clips = [aligner.hear(row) for row in track(rows, description="hearing")]
+    timed = [clip for clip in clips[: len(corpora[teacher])] if clip.row.get("phones") and is_taught(clip)]
+    if not timed:
+        parser.error(f"no row of {options.taught_by} has phones: make it by corpus.synthesize --phone-times")
+    ipas = [phonemes(row["text"]) for row in rows]
+    placed = align(aligner, timed[: options.max_taught], clips, ipas, options.steps)
     spans = {id(clip.row): spans_of(clip.labels.tolist()) for clip in placed if (clip.labels != UNLABELLED).all()}
     for name, corpus in corpora.items():
         (options.out / name).mkdir(parents=True, exist_ok=True)
         with (options.out / name / "manifest.jsonl").open("w", encoding="utf-8") as out:
             for row in corpus:
                 out.write(json.dumps({**row, "phones": spans.get(id(row), [])}, ensure_ascii=False) + "\n")
-    save_file(aligner.reader.state_dict(), options.out / "reader.safetensors")
     print(f"{len(spans)} of {len(rows)} clips fit their transcripts, written to {options.out}")
 
 

@@ -58,8 +58,10 @@ class Reading:
     speed: float
     symbols: Sequence[str] = ()
     """What was said, one symbol of IPA or punctuation at a time, if the teacher knows when."""
+    starts_s: Sequence[float] = ()
+    """When each symbol begins, in seconds."""
     ends_s: Sequence[float] = ()
-    """When each symbol ends, in seconds."""
+    """When each ends; what is between it and the next one is the teacher's padding."""
 
 
 class Phonemes:
@@ -117,7 +119,8 @@ class Piper:
         table, sample_rate = self.settings["phoneme_id_map"], self.settings["audio"]["sample_rate"]
         # Padding follows every phoneme; the sentence begins and ends with marks of its own.
         symbols = ["", *self.phonemes(text), ""]
-        held = [table["^"] + table["_"], *(table.get(s, []) + table["_"] for s in symbols[1:-1]), table["$"]]
+        said = [table["^"], *(table.get(symbol, []) for symbol in symbols[1:-1]), table["$"]]
+        held = [*(numbers + table["_"] for numbers in said[:-1]), said[-1]]
         ids = [number for numbers in held for number in numbers]
         scales = np.array([noise, 1 / speed, phoneme_noise], np.float32)
         inputs = {"input": np.array([ids]), "input_lengths": np.array([len(ids)]), "scales": scales}
@@ -125,9 +128,10 @@ class Piper:
         reading = Reading(waveform.reshape(-1), sample_rate, self.voice, speed)
         if not self.timed:
             return reading
-        ends_s = durations[0].reshape(-1).cumsum() * PIPER_HOP / sample_rate
-        last = np.cumsum([len(numbers) for numbers in held]) - 1
-        return replace(reading, symbols=symbols, ends_s=ends_s[last].tolist())
+        edges_s = np.concatenate([[0.0], durations[0].reshape(-1).cumsum() * PIPER_HOP / sample_rate])
+        first = np.cumsum([0, *map(len, held[:-1])])
+        after = first + np.array([len(numbers) for numbers in said])
+        return replace(reading, symbols=symbols, starts_s=edges_s[first].tolist(), ends_s=edges_s[after].tolist())
 
 
 def timed_session(model: Path) -> Any:
@@ -209,7 +213,8 @@ def in_new_voices(teacher: Any, sample_rate: int = LISTEN_HZ) -> Perform:
         pitch = float(rng.uniform(0.88, 1.14))
         labels: dict[str, Any] = {"speaker": f"{reading.voice}@{pitch:.2f}", "source": f"synthetic: {reading.voice}"}
         if reading.symbols:
-            phones = timed_phones(reading.symbols, [end_s / pitch for end_s in reading.ends_s])
+            ends_s = [*reading.starts_s[1:], reading.ends_s[-1]]  # padding sounds like what it follows
+            phones = timed_phones(reading.symbols, [end_s / pitch for end_s in ends_s])
             labels["phones"] = [(symbol, round(end_s, 3)) for symbol, end_s in phones]
         return Clip(in_new_voice(reading, pitch, sample_rate), labels | {"speed": round(reading.speed, 3)})
 

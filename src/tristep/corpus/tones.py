@@ -99,14 +99,14 @@ def write_corpus(out: Path, num_clips: int, seed: int) -> None:
             typed.write(json.dumps(exchange(row, typed=True)) + "\n")
 
 
-def main() -> None:
-    """Write the toy corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(write: Callable[[Path, int, int], None] = write_corpus, description: str | None = __doc__) -> None:
+    """Write a toy corpus: this one, or another that is written from a folder, a number of clips and a seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest.jsonl")
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write_corpus(options.out, options.clips, options.seed)
+    write(options.out, options.clips, options.seed)
 
 
 if __name__ == "__main__":

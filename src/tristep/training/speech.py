@@ -22,10 +22,9 @@ from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ, SPEECH_HOP, raw_log_mel, read_audio, speech_mel
 from tristep.codec.pitch import pitch
+from tristep.codec.tokenizer import MEL_PER_FRAME
 from tristep.training.mixture import Clip
 
-FRAMES_PER_ENCODER_FRAME = 2
-"""Speaking mel frames (100 Hz) under one frame of the frozen encoder (50 Hz)."""
 BAND_OF_RATE = 0.475
 """Share of a recording's sample rate up to which it holds sound; the rest is its filter's slope."""
 
@@ -106,7 +105,7 @@ def clip_waveform(clip: Clip) -> Tensor:
     waveform = waveform[start : start + round(clip.cut.duration * SPEAK_HZ)]
     if clip.speed != 1:
         waveform = soxr.resample(waveform, SPEAK_HZ * clip.speed, SPEAK_HZ)
-    whole = len(waveform) - len(waveform) % (FRAMES_PER_ENCODER_FRAME * SPEECH_HOP)
+    whole = len(waveform) - len(waveform) % (MEL_PER_FRAME * SPEECH_HOP)
     return torch.from_numpy(np.ascontiguousarray(waveform[:whole], np.float32))
 
 
