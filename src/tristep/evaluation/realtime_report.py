@@ -8,21 +8,16 @@ from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from tristep.evaluation.report import Conditions
+from tristep.evaluation.report import Conditions, Record, conditions_line, html_row, write_beside
 from tristep.evaluation.tts_report import Estimate
 
 NUM_SHOWN = 12
 """How many dialogues of each model the page shows: those with the most violations first."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Latency(_Record):
+class Latency(Record):
     """How long it took, each answer alone; from the prompt on."""
 
     num_timed: int
@@ -31,7 +26,7 @@ class Latency(_Record):
     times_ms: tuple[float, ...]
 
 
-class AnswerResult(_Record):
+class AnswerResult(Record):
     """One turn."""
 
     said: str
@@ -45,7 +40,7 @@ class AnswerResult(_Record):
     """How much likelier the answer is after its own turn than after another one, in nats a token."""
 
 
-class DialogueResult(_Record):
+class DialogueResult(Record):
     """One dialogue."""
 
     id: str
@@ -61,7 +56,7 @@ class DialogueResult(_Record):
         return sum(bool(answer.violations) for answer in self.answers)
 
 
-class ModelResult(_Record):
+class ModelResult(Record):
     """One model in all dialogues; rates are fractions."""
 
     name: str
@@ -84,7 +79,7 @@ class ModelResult(_Record):
         return [sum(not answer.violations for answer in turn) / len(turn) for turn in turns]
 
 
-class RealtimeReport(_Record):
+class RealtimeReport(Record):
     """One or more models in the same dialogues."""
 
     models: tuple[ModelResult, ...]
@@ -124,17 +119,12 @@ def interval(estimate: Estimate) -> str:
 
 def as_table(report: RealtimeReport) -> Table:
     """Lay a report out for the terminal: one row a model, the conditions below."""
-    table = Table(caption=told(report.conditions), caption_justify="left")
+    table = Table(caption=conditions_line(report.conditions), caption_justify="left")
     for column in HEADERS:
         table.add_column(column, justify="left" if column == "model" else "right")
     for model in report.models:
         table.add_row(*cells(model))
     return table
-
-
-def told(conditions: Conditions) -> str:
-    """Write the conditions on one line."""
-    return "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in conditions.model_dump().items())
 
 
 def read_json(path: str | Path) -> RealtimeReport:
@@ -144,25 +134,17 @@ def read_json(path: str | Path) -> RealtimeReport:
 
 def write_report(report: RealtimeReport, path: str | Path) -> tuple[Path, Path]:
     """Write the JSON at `path` and the page beside it, and return both paths."""
-    data, page = Path(path), Path(path).with_suffix(".html")
-    if data == page:
-        raise ValueError(f"{str(path)!r} is where the page goes: name a JSON file, such as report.json")
-    data.parent.mkdir(parents=True, exist_ok=True)
-    data.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    page.write_text(as_page(report), encoding="utf-8")
-    return data, page
+    return write_beside(report, as_page(report), path)
 
 
 def as_page(report: RealtimeReport) -> str:
     """Draw a report as one page that needs nothing else."""
-    header = "".join(f"<th>{escape(name)}</th>" for name in HEADERS)
-    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in cells(model)) for model in report.models)
     return PAGE.format(
         title=escape(f"Conversations with {report.conditions.model}"),
-        header=f"<tr>{header}</tr>",
-        rows="\n".join(f"<tr>{row}</tr>" for row in rows),
+        header=html_row(HEADERS, "th"),
+        rows="\n".join(html_row(cells(model)) for model in report.models),
         plots=plots(report.models),
-        conditions=escape(told(report.conditions)),
+        conditions=escape(conditions_line(report.conditions)),
         sections="\n".join(section(model) for model in report.models),
     )
 

@@ -22,11 +22,13 @@ NUM_WORST = 20
 """How many of the worst clips the page shows."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of a report: it is written once, and refuses what it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Conditions(_Record):
+class Conditions(Record):
     """Under what circumstances a report came about: what is needed to measure the same again."""
 
     model: str
@@ -51,7 +53,7 @@ class Conditions(_Record):
     """Clips handed to the recogniser at once."""
 
 
-class ClipResult(_Record):
+class ClipResult(Record):
     """What the recogniser wrote for one clip; the texts are normalised."""
 
     id: str
@@ -86,7 +88,7 @@ class ClipResult(_Record):
         return self.num_errors / max(1, self.num_units)
 
 
-class SuiteResult(_Record):
+class SuiteResult(Record):
     """One suite in one language."""
 
     name: str
@@ -132,7 +134,7 @@ class SuiteResult(_Record):
         return sorted(wrong, key=lambda clip: (clip.rate, clip.num_errors), reverse=True)[:num_clips]
 
 
-class AsrReport(_Record):
+class AsrReport(Record):
     """The error rates of one recogniser on one or more suites."""
 
     suites: tuple[SuiteResult, ...]
@@ -170,7 +172,7 @@ def alignment(reference: str, hypothesis: str) -> list[Edit]:
     ]
 
 
-def write_json(report: AsrReport, path: str | Path) -> None:
+def write_json(report: BaseModel, path: str | Path) -> None:
     """Write a report as JSON; `read_json` reads it back."""
     Path(path).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -182,7 +184,7 @@ def read_json(path: str | Path) -> AsrReport:
 
 def as_table(report: AsrReport) -> Table:
     """Lay a report out for the terminal: one row for each suite, the conditions below."""
-    table = Table(caption=_conditions_line(report.conditions), caption_justify="left")
+    table = Table(caption=conditions_line(report.conditions), caption_justify="left")
     for column in HEADERS:
         table.add_column(column, justify="left" if column in ("suite", "language") else "right")
     for suite in report.suites:
@@ -190,28 +192,36 @@ def as_table(report: AsrReport) -> Table:
     return table
 
 
-def write_html(report: AsrReport, path: str | Path) -> None:
-    """Write a report as one page that needs nothing else: the table, a histogram and the worst clips."""
-    sections = "\n".join(_section(suite) for suite in report.suites)
-    page = PAGE.format(
+def as_page(report: AsrReport) -> str:
+    """Draw a report as one page that needs nothing else: the table, a histogram and the worst clips."""
+    return PAGE.format(
         title=escape(f"Recognition by {report.conditions.model}"),
-        header=_html_row(HEADERS, "th"),
-        rows="\n".join(_html_row(_cells(suite)) for suite in report.suites),
-        conditions=escape(_conditions_line(report.conditions)),
-        sections=sections,
+        header=html_row(HEADERS, "th"),
+        rows="\n".join(html_row(_cells(suite)) for suite in report.suites),
+        conditions=escape(conditions_line(report.conditions)),
+        sections="\n".join(_section(suite) for suite in report.suites),
     )
-    Path(path).write_text(page, encoding="utf-8")
+
+
+def write_html(report: AsrReport, path: str | Path) -> None:
+    """Write a report's page."""
+    Path(path).write_text(as_page(report), encoding="utf-8")
 
 
 def write_report(report: AsrReport, path: str | Path) -> tuple[Path, Path]:
     """Write the JSON at `path` and the page beside it, and return both paths."""
-    data, page = Path(path), Path(path).with_suffix(".html")
-    if data == page:
+    return write_beside(report, as_page(report), path)
+
+
+def write_beside(report: BaseModel, page: str, path: str | Path) -> tuple[Path, Path]:
+    """Write any report as JSON at `path` and its page beside it, and return both paths."""
+    data, html = Path(path), Path(path).with_suffix(".html")
+    if data == html:
         raise ValueError(f"{str(path)!r} is where the page goes: name a JSON file, such as report.json")
     data.parent.mkdir(parents=True, exist_ok=True)
     write_json(report, data)
-    write_html(report, page)
-    return data, page
+    html.write_text(page, encoding="utf-8")
+    return data, html
 
 
 HEADERS = (
@@ -238,12 +248,14 @@ def _cells(suite: SuiteResult) -> tuple[str, ...]:
     )
 
 
-def _conditions_line(conditions: Conditions) -> str:
+def conditions_line(conditions: Conditions) -> str:
+    """Write the conditions on one line."""
     fields = conditions.model_dump().items()
     return "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields)
 
 
-def _html_row(cells: Sequence[str], tag: str = "td") -> str:
+def html_row(cells: Sequence[str], tag: str = "td") -> str:
+    """Write one row of a table."""
     return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 

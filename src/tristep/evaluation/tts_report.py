@@ -14,12 +14,11 @@ from pathlib import Path
 
 import soundfile
 from matplotlib.image import imsave
-from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, speech_mel
-from tristep.evaluation.report import Conditions, Edit, alignment
+from tristep.evaluation.report import Conditions, Edit, Record, alignment, html_row, write_beside
 from tristep.evaluation.speech import Delivery
 
 STOP = "stop"
@@ -30,11 +29,7 @@ PICTURE_RANGE = (-10.0, 3.0)
 """The range of the log-mel that pictures show."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(_Record):
+class Estimate(Record):
     """A mean over sentences."""
 
     mean: float
@@ -44,7 +39,7 @@ class Estimate(_Record):
     """Upper end of the 95 % interval."""
 
 
-class SentenceResult(_Record):
+class SentenceResult(Record):
     """One sentence as it was said and judged; the texts are normalised."""
 
     id: str
@@ -96,7 +91,7 @@ class SentenceResult(_Record):
         return self.error is not None or self.finish_reason != STOP
 
 
-class VoiceResult(_Record):
+class VoiceResult(Record):
     """The plain readings in one voice."""
 
     voice: str
@@ -123,7 +118,7 @@ class VoiceResult(_Record):
     first_audio_p95_ms: float | None
 
 
-class DirectiveResult(_Record):
+class DirectiveResult(Record):
     """What came of one way of asking, against the plain readings of the same sentences by the same voice and seed."""
 
     name: str
@@ -146,7 +141,7 @@ class DirectiveResult(_Record):
     """Words wrong over words in the directed readings, words of the cue that were read aloud included."""
 
 
-class TtsReport(_Record):
+class TtsReport(Record):
     """How one synthesiser speaks."""
 
     voices: tuple[VoiceResult, ...]
@@ -159,25 +154,14 @@ class TtsReport(_Record):
     wall_s: float
 
 
-def write_json(report: TtsReport, path: str | Path) -> None:
-    """Write a report as JSON; `read_json` reads it back."""
-    Path(path).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
 def read_json(path: str | Path) -> TtsReport:
-    """Read a report that `write_json` wrote."""
+    """Read a report that `write_report` wrote."""
     return TtsReport.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 
 def write_report(report: TtsReport, waveforms: Mapping[str, Tensor], path: str | Path) -> tuple[Path, Path]:
     """Write the JSON at `path` and the page beside it, and return both paths."""
-    data, page = Path(path), Path(path).with_suffix(".html")
-    if data == page:
-        raise ValueError(f"{str(path)!r} is where the page goes: name a JSON file, such as report.json")
-    data.parent.mkdir(parents=True, exist_ok=True)
-    write_json(report, data)
-    page.write_text(as_page([report], {report.conditions.model: waveforms}), encoding="utf-8")
-    return data, page
+    return write_beside(report, as_page([report], {report.conditions.model: waveforms}), path)
 
 
 VOICE_HEADERS = (
@@ -282,11 +266,8 @@ def as_page(reports: Sequence[TtsReport], waveforms: Mapping[str, Mapping[str, T
 
 
 def _html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return f"<table>\n<thead>{line(headers, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    body = "\n".join(html_row(row) for row in rows)
+    return f"<table>\n<thead>{html_row(headers, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _section(report: TtsReport, waveforms: Mapping[str, Tensor]) -> str:
