@@ -123,6 +123,9 @@ class Attention(nn.Module):
             # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
             k_BGTE, v_BGTE = k_BGTE.repeat_interleave(shares, dim=1), v_BGTE.repeat_interleave(shares, dim=1)
             shares = 1
+        if q_BHTE.requires_grad and q_BHTE.dtype == torch.bfloat16 and hidden.device.type == "cpu":
+            out_BHTE = plain_attention(q_BHTE, k_BGTE, v_BGTE, context.mask)
+            return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))
         # One query at a time, a token of a draft attends bit for bit as it does when it is written alone.
         one_by_one = context.kv_cache is not None and 1 < T < FEW_TOKENS and q_BHTE.dtype == torch.bfloat16
         steps = T if one_by_one and hidden.device.type == "cpu" else 1
@@ -132,6 +135,13 @@ class Attention(nn.Module):
         ]
         out_BHTE = pieces[0] if steps == 1 else torch.cat(pieces, dim=2)
         return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+
+
+def plain_attention(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor) -> Tensor:
+    """Attend as the formula says, all weights in memory: a CPU trains in bfloat16 in a quarter of its kernel's time."""
+    bias = torch.zeros_like(mask, dtype=q_BHTE.dtype).masked_fill(~mask, -torch.inf)
+    scores_BHTS = (q_BHTE * q_BHTE.shape[-1] ** -0.5) @ k_BHSE.mT + bias
+    return scores_BHTS.softmax(dim=-1) @ v_BHSE
 
 
 class SwiGLU(nn.Module):
