@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.config import load_backbone_config
-from tristep.modes.tts.data import IGNORED, NEXT, Manner, Utterance, Word, first_codes, render, turns
+from tristep.modes.tts.data import IGNORED, NEXT, Manner, Utterance, Word, first_codes, render, spelt, turns
 from tristep.vocab import byte_tokenizer
 
 
@@ -37,7 +37,7 @@ def test_each_word_leads_its_codes() -> None:
     sample = render(chat(), turns("Good day."), UTTERANCE)
     answer = sample.tokens[len(chat().prompt(turns("Good day."))) :]
     assert names(answer) == [
-        "pace_4", "pitch_3", "volume_3", "tts_start", *" good", "#5", "#6", "#7", *" day.", "#8", "#9", "tts_end"
+        "pace_4", "pitch_3", "volume_3", "tts_start", *" gUd", "#5", "#6", "#7", *" deI.", "#8", "#9", "tts_end"
     ]  # fmt: skip
 
 
@@ -65,9 +65,19 @@ def test_all_words_and_all_codes_are_there_once_and_in_order(words: list[str], d
     answer = sample.tokens[len(chat().prompt(turns(" ".join(words)))) :]
     vocab = chat().vocab
     assert tuple(vocab.token_code(t) for t in answer if vocab.region(t) == "code") == codes
-    assert chat().tokenizer.decode(t for t in answer if vocab.region(t) == "text") == "".join(f" {w}" for w in words)
+    sounds = [token for word in words for token in spelt(word, chat().tokenizer)]
+    assert [token for token in answer if vocab.region(token) == "text"] == sounds
     assert len(sample.targets) == len(sample.tokens)
     assert sum(target == vocab.control(NEXT) for target in sample.targets) == len(words) - 1
+
+
+@pytest.mark.parametrize(
+    ("word", "sounds"),
+    [("knight,", " naIt,"), ("Through", " Tru"), ("well-known", " wElnoUn"), ("What?!", " wVt?!"), ("1984", " 1984")],
+)
+def test_a_word_is_spelt_as_it_sounds_and_keeps_its_marks(word: str, sounds: str) -> None:
+    said = chat().tokenizer.decode(spelt(word, chat().tokenizer))
+    assert said == sounds
 
 
 @given(st.lists(st.floats(0, 4), min_size=1, max_size=9))

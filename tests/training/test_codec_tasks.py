@@ -12,6 +12,7 @@ from tokenizers.models import BPE
 from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.backbone.checkpoints import load_encoder, save_backbone
 from tristep.backbone.model import Backbone
+from tristep.codec.ear import PhoneReader
 from tristep.codec.flow import NO_CODE, UNKNOWN, Flow
 from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.tokenizer import SpeechTokenizer
@@ -118,6 +119,31 @@ def test_both_parts_are_trained_one_on_the_other(root: Path) -> None:
     measures = run_codec(path, root / "runs/flow", data_root=root)
     assert {"flow", "guess", "step"} <= set(measures)
     Flow(CODEC.flow, CODEC.tokenizer).load_state_dict(load_file(root / "runs/flow/flow.safetensors"))
+
+
+def test_a_flow_learns_to_please_an_ear_on_codes_that_say_the_phones(root: Path) -> None:
+    run_codec(recipe(root, "tokenizer", "batch_s = 2"), root / "runs/said", data_root=root)
+    PhoneReader(load_encoder(root / "toy").config.dim).save(root / "phone_reader.safetensors")
+    run = root / "runs/said"
+    more = "\n".join(
+        f'{name} = "{path}"'
+        for name, path in (
+            ("tokenizer", run / "tokenizer.safetensors"),
+            ("phone_cells", run / "phone_cells.safetensors"),
+            ("phone_reader", root / "phone_reader.safetensors"),
+        )
+    )
+    path = recipe(root, "flow", "num_crops = 4\ncrop_s = 0.32\nmin_reference_s = 0.05", more)
+    measures = run_codec(path, root / "runs/pleasing", data_root=root)
+    assert {"flow", "guess", "phones", "frames", "right"} <= set(measures)
+
+
+@pytest.mark.parametrize("missing", ["phone_cells", "phone_reader"])
+def test_a_flow_without_what_its_recipe_names_says_so(root: Path, missing: str) -> None:
+    run_codec(recipe(root, "tokenizer", "batch_s = 2"), root / "runs/said", data_root=root)
+    more = f'tokenizer = "{root}/runs/said/tokenizer.safetensors"\n{missing} = "nowhere.safetensors"'
+    with pytest.raises(ValueError, match="there is no 'nowhere\\.safetensors'"):
+        run_codec(recipe(root, "flow", "", more), root / "runs/none", data_root=root)
 
 
 def test_a_flow_without_a_tokenizer_says_so(root: Path) -> None:

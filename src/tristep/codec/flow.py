@@ -192,6 +192,9 @@ class CodeEncoder(nn.Module):
         D = config.dim
         self.lattice, self.lookahead, self.stride = Lattice(tokenizer.levels), config.lookahead, tokenizer.stride
         self.digits = nn.Embedding(sum(tokenizer.levels), D)
+        self.num_phones = math.prod(tokenizer.levels[: tokenizer.num_phone_dims])
+        self.phones = nn.Embedding(self.num_phones, D)
+        self.prosody = nn.Embedding(self.lattice.size // self.num_phones, D)
         self.ahead = nn.Conv1d(D, D, config.lookahead + 1)
         self.code_blocks = nn.ModuleList(FlowBlock(D, config.kernel_size, 1) for _ in range(config.num_code_layers))
         self.attention = ReferenceAttention(D, config.num_heads)
@@ -200,6 +203,8 @@ class CodeEncoder(nn.Module):
         self.norm = nn.LayerNorm(D)
         self.to_mel = nn.Linear(D, PAIR * config.num_mels)
         nn.init.normal_(self.digits.weight, std=0.5)
+        nn.init.zeros_(self.phones.weight)
+        nn.init.zeros_(self.prosody.weight)
 
     def forward(self, codes: Tensor, manner: Manner, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
         """Encode `T` codes and their lookahead.
@@ -224,9 +229,10 @@ class CodeEncoder(nn.Module):
         return hidden, self.to_mel(hidden)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Sum the embeddings of a code's digits: `(B, T)` -> `(B, T, D)`; no code is zero."""
-        levels = torch.tensor([0, *self.lattice.levels[:-1]], device=codes.device)
-        embedded = self.digits(self.lattice.digits(codes.clamp(min=0)) + levels.cumsum(dim=0)).sum(dim=-2)
+        """Sum the embeddings of codes' digits, phones and prosody: `(B, T)` -> `(B, T, D)`; no code is zero."""
+        known, levels = codes.clamp(min=0), torch.tensor([0, *self.lattice.levels[:-1]], device=codes.device)
+        embedded = self.digits(self.lattice.digits(known) + levels.cumsum(dim=0)).sum(dim=-2)
+        embedded = embedded + self.phones(known % self.num_phones) + self.prosody(known // self.num_phones)
         return embedded * (codes != NO_CODE)[..., None]
 
 

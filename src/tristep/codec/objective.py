@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tristep.codec.ear import Hearing
 from tristep.phones import UNLABELLED
 
 
@@ -70,6 +71,30 @@ def phone_loss(logits: Tensor, phones: Tensor) -> Tensor:
     return F.cross_entropy(
         logits[:, : phones.shape[1]].float().transpose(1, 2), phones, ignore_index=UNLABELLED, reduction="sum"
     )
+
+
+def hearing_losses(heard: Hearing, wanted: Hearing, phones: Tensor, num_frames: Tensor) -> dict[str, Tensor]:
+    """Compare what is heard in a mel with what is heard in the true one, and with what was said.
+
+    Args:
+        heard: In the mel that learns.
+        wanted: In the true one.
+        phones: Indices into `PHONES`, or `UNLABELLED`, shape `(B, N)`.
+        num_frames: Valid frames at 50 Hz per row, shape `(B,)`.
+
+    Returns:
+        Sums over frames: `frames`, the mean absolute error of the encoder's, and `phones`, the cross-entropy, and how
+        many phones are heard `right`; with the `_targets` of both.
+    """
+    labels = F.pad(phones, (0, heard.phones.shape[1] - phones.shape[1]), value=UNLABELLED)
+    num_labelled = (labels != UNLABELLED).sum()
+    return {
+        "frames": frame_errors(heard.frames, wanted.frames, num_frames, power=1),
+        "phones": phone_loss(heard.phones, labels),
+        "phones_targets": num_labelled,
+        "right": (heard.phones.argmax(dim=-1) == labels).sum(),
+        "right_targets": num_labelled,
+    }
 
 
 def crowding(points: Tensor, num_codes: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ A teacher voice knows how long it holds each phone (`tristep.corpus.synthesize -
 the frozen audio encoder learn that in a minute or two, and hear phones in any other voice well enough to place those
 that a transcript must have; they learn again from what they have placed, twice, the teacher's clips among it: what it
 means to say and what is heard differ by a frame or two. Every manifest comes back with a `phones` field: symbols of
-`tristep.phones.PHONES`, and when each ends.
+`tristep.phones.PHONES`, and when each ends; and the layers beside them, for they also teach the codec (`codec.ear`).
 
 The phones of a text come from espeak-ng: `pip install phonemizer-fork espeakng-loader`.
 """
@@ -25,22 +25,25 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, raw_log_mel, read_audio
 from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.backbone.checkpoints import load_encoder
+from tristep.codec.ear import PhoneReader
 from tristep.codec.tokenizer import encode_frames
 from tristep.phones import FRAME_S, PHONES, SILENCE, UNLABELLED, frame_phones
 
 MIN_LOGPROB = -1.2
 """Mean log-probability per frame under which a clip and its transcript don't belong together."""
-CROP_FRAMES, CROPS, WIDTH, DROPOUT, PEAK_LR = 150, 24, 256, 0.15, 2e-3
+CROP_FRAMES, CROPS, PEAK_LR = 150, 24, 2e-3
 SAME = {"ᵻ": "ɪ", "ɐ": "ə", "r": "ɹ", "ʔ": "t"}  # noqa: RUF001
 """Symbols of espeak that are heard as others."""
 STRESS, LENGTH = "ˈˌ", "ː\u0329"  # noqa: RUF001
 """Marks of espeak that are no sounds of their own."""
 MIN_SILENCE_S = 0.07
+READER = "phone_reader.safetensors"
+"""What has learnt to hear phones, which also teaches the codec's flow decoder."""
 
 
 @dataclass(frozen=True)
@@ -110,26 +113,6 @@ def spans_of(labels: Sequence[int]) -> list[tuple[str, float]]:
     """Join equal frames to phones, each with its end in seconds."""
     ends = [index + 1 for index in range(len(labels)) if index + 1 == len(labels) or labels[index] != labels[index + 1]]
     return [(PHONES[labels[end - 1]], round(end * FRAME_S, 2)) for end in ends]
-
-
-class PhoneReader(nn.Module):
-    """Encoder frames -> the phone that is said in each, by a few local layers."""
-
-    def __init__(self, encoder_dim: int) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(DROPOUT)
-        self.stack = nn.Linear(encoder_dim, WIDTH)
-        self.convs = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, 5, padding=2) for _ in range(2))
-        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(3))
-        self.head = nn.Linear(WIDTH, len(PHONES))
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Return logits `(B, N, P)` of frames `(B, N, De)`."""
-        hidden = self.norms[0](F.gelu(self.stack(self.dropout(frames))))
-        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
-            hidden = norm(hidden + F.gelu(conv(hidden.transpose(1, 2)).transpose(1, 2)))
-        logits: Tensor = self.head(hidden)
-        return logits
 
 
 class Aligner:
@@ -280,6 +263,7 @@ def main() -> None:
         with (options.out / name / "manifest.jsonl").open("w", encoding="utf-8") as out:
             for row in corpus:
                 out.write(json.dumps({**row, "phones": spans.get(id(row), [])}, ensure_ascii=False) + "\n")
+    aligner.reader.save(options.out / READER)
     print(f"{len(spans)} of {len(rows)} clips fit their transcripts, written to {options.out}")
 
 

@@ -2,7 +2,8 @@
 
 Each clip is tokenized by the codec, and its transcript is aligned to the sound by the letters that the backbone's own
 adaptor hears (CTC, Viterbi), so that every word knows the code before which it is written. A clip whose letters
-don't fit its transcript is dropped: the alignment is the cross-check (report section 5.2, step 7).
+don't fit its transcript is dropped: the alignment is the cross-check (report section 5.2, step 7). Where the clip's
+phones are known as well, its codes are moved to say them (`tristep.codec.saying`).
 
 Each utterance also gets a few instructions that would have led to it. Its pace is its own, against the other clips of
 its corpus. Pitch and volume are no part of the codes, the decoder of the codec gives them, so any can be asked for.
@@ -25,10 +26,12 @@ from torch import Tensor
 from tristep.audio import LISTEN_HZ, padded_mel, read_audio
 from tristep.backbone.checkpoints import load_backbone
 from tristep.backbone.model import Backbone
+from tristep.codec.saying import PhoneCells
 from tristep.codec.tokenizer import SpeechTokenizer
 from tristep.corpus.annotate import instruction
 from tristep.modes.tts.data import first_codes
 from tristep.objectives.alignment import ctc_align, spoken_when
+from tristep.phones import FRAME_S, frame_phones
 from tristep.text import speakable, spell_letters, written_words
 
 MIN_LOGPROB = -0.6
@@ -71,8 +74,8 @@ def align_words(words: Sequence[str], logprobs: Tensor, letter_rate_hz: float) -
 class UtteranceBuilder:
     """Turns clips into rows of words and codes with one backbone and one speech tokenizer."""
 
-    def __init__(self, backbone: Backbone, tokenizer: SpeechTokenizer) -> None:
-        self.backbone, self.tokenizer = backbone.eval(), tokenizer.eval()
+    def __init__(self, backbone: Backbone, tokenizer: SpeechTokenizer, cells: PhoneCells | None = None) -> None:
+        self.backbone, self.tokenizer, self.cells = backbone.eval(), tokenizer.eval(), cells
 
     @torch.inference_mode()
     def letter_logprobs(self, waveform: Tensor) -> Tensor:
@@ -83,12 +86,20 @@ class UtteranceBuilder:
             raise ValueError("aligning words needs an adaptor that spells letters: use a backbone of kind = 'ctc'")
         return adapted.letter_logits[0, : int(adapted.num_letter_frames)].float().log_softmax(dim=-1)
 
-    def build(self, waveform: Tensor, text: str) -> dict[str, Any] | None:
-        """Align and tokenize one clip; None if sound and transcript don't belong together."""
+    def build(self, waveform: Tensor, text: str, phones: Sequence[tuple[str, float]] = ()) -> dict[str, Any] | None:
+        """Align and tokenize one clip; None if sound and transcript don't belong together.
+
+        Args:
+            waveform: Shape `(S,)` at 16 kHz.
+            text: Its transcript.
+            phones: Symbols of `PHONES` and when each ends, in seconds, if they are known: the codes then say them.
+        """
         words = written_words(speakable(text))
         with torch.autocast("cpu", torch.bfloat16):
             logprobs = self.letter_logprobs(waveform)
-            codes = self.tokenizer.encode(waveform, self.backbone.encode_audio).tolist()
+            codes = self.tokenizer.encode(waveform, self.backbone.encode_audio)
+        if self.cells is not None:
+            codes = self.cells.say(codes, frame_phones(phones, round(len(waveform) / LISTEN_HZ / FRAME_S)))
         try:
             aligned = align_words(words, logprobs, letter_rate_hz=25.0) if words else None
         except ValueError:  # more letters than the sound has room for
@@ -96,7 +107,7 @@ class UtteranceBuilder:
         if aligned is None or aligned.logprob < MIN_LOGPROB:
             return None
         firsts = first_codes(aligned.starts_s, self.tokenizer.code_rate_hz, len(codes))
-        row = {"words": list(zip(aligned.words, firsts, strict=True)), "codes": codes}
+        row = {"words": list(zip(aligned.words, firsts, strict=True)), "codes": codes.tolist()}
         return {**row, "logprob": round(aligned.logprob, 3)}
 
 
@@ -131,7 +142,7 @@ def build_rows(rows: Sequence[dict[str, Any]], folder: Path, builder: UtteranceB
     for row in track(rows, description="aligning and tokenizing"):
         if row["duration"] > MAX_DURATION_S:
             continue
-        built = builder.build(read_audio(folder / row["audio"], LISTEN_HZ), row["text"])
+        built = builder.build(read_audio(folder / row["audio"], LISTEN_HZ), row["text"], row.get("phones", ()))
         if built is not None:
             yield {**row, "audio": str((folder / row["audio"]).resolve()), **built}
 
@@ -142,13 +153,22 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--backbone", default="nano", help="weights by name, or a folder")
     parser.add_argument("--codec", type=Path, required=True, help="a folder with a trained speech tokenizer")
+    parser.add_argument(
+        "--phone-cells",
+        type=Path,
+        help="what the tokenizer's codes say, the phone_cells.safetensors of its run: the codes of clips whose phones "
+        "are in the manifest (`python -m tristep.corpus.phones`) are moved to say them",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the utterances.jsonl to write")
     parser.add_argument("--max-clips", type=int, help="stop after so many clips")
     parser.add_argument("--seed", type=int, default=0, help="of the instructions")
     options = parser.parse_args()
     from tristep.codec.codec import load_tokenizer
 
-    builder = UtteranceBuilder(load_backbone(options.backbone, mode="asr")[0], load_tokenizer(options.codec))
+    tokenizer = load_tokenizer(options.codec)
+    levels, num_phone_dims = tokenizer.config.levels, tokenizer.config.num_phone_dims
+    cells = PhoneCells.load(options.phone_cells, levels, num_phone_dims) if options.phone_cells else None
+    builder = UtteranceBuilder(load_backbone(options.backbone, mode="asr")[0], tokenizer, cells)
     rows = [json.loads(line) for line in options.manifest.read_text(encoding="utf-8").splitlines()]
     built = list(build_rows(rows[: options.max_clips], options.manifest.parent, builder))
     options.out.parent.mkdir(parents=True, exist_ok=True)

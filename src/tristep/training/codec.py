@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from tristep.audio import LISTEN_HZ, SPEAK_HZ
 from tristep.codec.adversary import Adversary, adversarial_losses, loudness, spectral_distance
 from tristep.codec.pitch import bridged
+from tristep.codec.saying import read_cells
 from tristep.codec.vocoder import PitchPredictor, Vocoder
-from tristep.config import Settings, VocoderConfig, load_toml
+from tristep.config import Settings, TokenizerConfig, VocoderConfig, load_codec_config, load_toml
 from tristep.training import distributed
 from tristep.training.checkpoints import load_trained
-from tristep.training.codec_tasks import FlowRecipe, TokenizerRecipe, run_flow, run_tokenizer
+from tristep.training.codec_tasks import FlowRecipe, TokenizerRecipe, TokenizerTrainee, run_flow, run_tokenizer
 from tristep.training.mixture import CorpusSettings, read_clips
 from tristep.training.settings import LoopSettings, OptimSettings
 from tristep.training.speech import CodecBatch, SpeechSource
@@ -124,6 +125,8 @@ def run_codec(
         raise ValueError(f"{recipe_path.name} has part = {part!r}: expected 'vocoder', 'tokenizer' or 'flow'")
     if distributed.world().rank == 0:
         save_part(out, part)
+        if part == "tokenizer":
+            save_cells(out, load_codec_config(load_toml(recipe_path, TokenizerRecipe).codec).tokenizer)
     return measures
 
 
@@ -165,6 +168,15 @@ def save_part(out: Path, part: str) -> None:
     weights = {k.removeprefix(prefix): v.bfloat16() for k, v in trained.items() if k.startswith(prefix)}
     save_file(weights, out / f"{part}.safetensors")
     (out / f"{part}.safetensors").chmod(0o644)
+
+
+def save_cells(out: Path, config: TokenizerConfig) -> None:
+    """Write `out/phone_cells.safetensors`: what the phone dimensions of a trained tokenizer's codes say."""
+    trainee = TokenizerTrainee(config).eval()
+    load_trained(trainee, out / "trained.safetensors")
+    levels = config.levels[: config.num_phone_dims]
+    logprobs = read_cells(trainee.reader.phones, levels, config.stride)
+    save_file({"logprobs": logprobs}, out / "phone_cells.safetensors")
 
 
 def crop_batches(source: SpeechSource, recipe: VocoderRecipe) -> Callable[[int, int, int, int], CodecBatch]:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tristep.audio import raw_log_mel, speech_mel
 from tristep.codec.flow import NO_CODE, UNKNOWN, energy_bin, pitch_bin
 from tristep.codec.speaker import SpeakerEncoder
-from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer, windowed_frames
+from tristep.codec.tokenizer import MEL_PER_FRAME, AudioEncoder, SpeechTokenizer, windowed_frames
 from tristep.codec.voice import level_db
 from tristep.config import Settings, TokenizerConfig
 from tristep.phones import UNLABELLED, frame_phones
@@ -175,6 +175,8 @@ class FlowBatch:
     """Shape `(B,)`."""
     prosody: Tensor
     """Bins of pitch and energy against the reference, -1 where unknown, shape `(B, 2)`."""
+    phones: Tensor
+    """What is said at 50 Hz, indices into `PHONES` or `UNLABELLED`, shape `(B, F / 2)`."""
 
     def to(self, device: torch.device) -> FlowBatch:
         """Move every tensor."""
@@ -258,6 +260,7 @@ class VoicedCrops:
             reference_mel=padded_mels(reference_mels),
             num_reference_frames=torch.tensor([mel.shape[1] for mel in reference_mels]),
             prosody=torch.stack(prosody),
+            phones=pad_sequence([self.phones_of(s) for s in stretches], batch_first=True, padding_value=UNLABELLED),
         )
 
     def sound(self, stretch: Stretch, reference: Stretch, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
@@ -275,6 +278,12 @@ class VoicedCrops:
         """Read the waveform and the pitch of a stretch."""
         clip = self.heard.clips[stretch.clip]
         return self.heard.source.crop(clip, stretch.start, stretch.num_frames)
+
+    def phones_of(self, stretch: Stretch) -> Tensor:
+        """Return a stretch's phones, shape `(F / 2,)`."""
+        labels = frame_phones(self.heard.clips[stretch.clip].phones, int(self.num_known[stretch.clip]) // MEL_PER_FRAME)
+        first, num = stretch.start // MEL_PER_FRAME, stretch.num_frames // MEL_PER_FRAME
+        return labels[first : first + num]
 
     def codes_of(self, stretch: Stretch) -> Tensor:
         """Return a stretch's codes, and -1 for every one of its lookahead that the clip lacks."""

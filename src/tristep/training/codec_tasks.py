@@ -20,20 +20,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tristep.backbone.checkpoints import load_encoder
+from tristep.codec.ear import Ear, PhoneReader
 from tristep.codec.flow import Flow, Velocity
 from tristep.codec.objective import (
     crowding,
     flow_path,
     frame_errors,
+    hearing_losses,
     mel_loss,
     phone_loss,
     prosody_losses,
     relative_melody,
 )
+from tristep.codec.saying import PhoneCells
 from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.tokenizer import CodeReader, Reading, SpeechTokenizer, Tokenized
 from tristep.config import CodecConfig, Settings, TokenizerConfig, load_codec_config
-from tristep.phones import PHONES, UNLABELLED
+from tristep.phones import PHONES, UNLABELLED, frame_phones
 from tristep.training import distributed
 from tristep.training.checkpoints import load_trained
 from tristep.training.codec_batches import (
@@ -97,6 +100,10 @@ class FlowLossSettings(Settings):
     """Of the code encoder's first guess of the mel, beside the flow's 1."""
     dropped: float = 0.2
     """Share of the stretches whose estimator learns without its condition, for guidance."""
+    heard_phones: float = 0.15
+    """Of the cross-entropy of the phones that an ear hears in the mel, where the recipe names its reader."""
+    heard_frames: float = 0.3
+    """Of the error of what the ear's encoder makes of the mel."""
 
 
 class FlowRecipe(Settings):
@@ -111,6 +118,12 @@ class FlowRecipe(Settings):
     """Weights of CAM++."""
     tokenizer: str
     """Weights of the tokenizer: a `tokenizer.safetensors`."""
+    phone_cells: str | None = None
+    """What its codes say, a `phone_cells.safetensors`: codes of clips with known phones are moved to say them."""
+    heard_share: float = 0.3
+    """Share of such clips whose codes stay as they were heard."""
+    phone_reader: str | None = None
+    """Hears phones, a `phone_reader.safetensors` of `corpus.phones`: an ear that the mel has to please."""
     start: str | None = None
     """The folder of an earlier run, whose trained weights this one goes on from."""
     lr: float
@@ -226,31 +239,53 @@ class FlowTrainee(nn.Module):
         return self.flow.velocity(noisy, time, batch.codes, manner, dropped)
 
 
-def flow_losses(trainee: nn.Module, batch: FlowBatch, weights: FlowLossSettings) -> dict[str, Tensor]:
+def flow_losses(trainee: nn.Module, batch: FlowBatch, weights: FlowLossSettings, ear: Ear | None) -> dict[str, Tensor]:
     """Compute the flow decoder's losses as sums over pairs of frames, at random times and for random noise."""
     B, device = len(batch.codes), batch.codes.device
     # As many early times as the steps of decoding take.
     time = 1 - torch.cos(torch.rand(B, device=device) * math.pi / 2)
     dropped = torch.rand(B, device=device) < weights.dropped
     noise = torch.randn(B, batch.mel.shape[2] // 2, 2 * batch.mel.shape[1], device=device)
-    return velocity_losses(trainee, batch, noise, time, dropped, weights.guess)
+    return velocity_losses(trainee, batch, noise, time, dropped, weights, ear)
 
 
 def velocity_losses(
-    trainee: nn.Module, batch: FlowBatch, noise: Tensor, time: Tensor, dropped: Tensor, guess_weight: float
+    trainee: nn.Module,
+    batch: FlowBatch,
+    noise: Tensor,
+    time: Tensor,
+    dropped: Tensor,
+    weights: FlowLossSettings,
+    ear: Ear | None,
 ) -> dict[str, Tensor]:
-    """Compare the estimated with the straight path's velocity, and the first guess with the mel."""
+    """Compare the estimated with the straight path's velocity, the first guess with the mel, and what an ear hears.
+
+    The ear listens to the first guess in every other row, and elsewhere to where the estimated velocity leads.
+    """
     assert isinstance(trainee, FlowTrainee)
-    num_pairs = batch.num_mel_frames // 2
-    mel = trainee.flow.scaled(batch.mel)
+    flow, num_pairs = trainee.flow, batch.num_mel_frames // 2
+    mel = flow.scaled(batch.mel)
     noisy, wanted = flow_path(noise, mel, time)
     estimated = trainee(batch, noisy, time, dropped)
     error = frame_errors(estimated.velocity, wanted, num_pairs, power=2)
     guess = frame_errors(estimated.guess, mel, num_pairs, power=1)
-    return {"loss": error + guess_weight * guess, "num_targets": num_pairs.sum(), "flow": error, "guess": guess}
+    sums = {"loss": error + weights.guess * guess, "num_targets": num_pairs.sum(), "flow": error, "guess": guess}
+    if ear is None:
+        return sums
+    listens_to_guess = dropped | (torch.arange(len(mel), device=mel.device) % 2 == 0)
+    led_to = noisy + (1 - time)[:, None, None] * estimated.velocity
+    listened = torch.where(listens_to_guess[:, None, None], estimated.guess.float(), led_to.float())
+    with torch.no_grad():
+        truth = ear.hear(flow.unscaled(mel), batch.num_mel_frames)
+    heard = ear.hear(flow.unscaled(listened), batch.num_mel_frames)
+    parts = hearing_losses(heard, truth, batch.phones, num_pairs)
+    sums["loss"] = sums["loss"] + weights.heard_phones * parts["phones"] + weights.heard_frames * parts["frames"]
+    return sums | parts
 
 
-def evaluate_flow(trainee: nn.Module, dev: Sequence[FlowBatch]) -> dict[str, float]:
+def evaluate_flow(
+    trainee: nn.Module, dev: Sequence[FlowBatch], weights: FlowLossSettings, ear: Ear | None
+) -> dict[str, float]:
     """Measure the losses on held-out stretches at fixed times and noise, each with its condition."""
     sums: dict[str, float] = {}
     generator = torch.Generator().manual_seed(0)
@@ -259,7 +294,7 @@ def evaluate_flow(trainee: nn.Module, dev: Sequence[FlowBatch]) -> dict[str, flo
         noise = torch.randn(len(batch.codes), batch.mel.shape[2] // 2, 2 * batch.mel.shape[1], generator=generator)
         time = torch.linspace(0.02, 0.98, len(batch.codes))
         dropped = torch.zeros(len(batch.codes), dtype=torch.bool, device=device)
-        losses = velocity_losses(trainee, batch.to(device), noise.to(device), time.to(device), dropped, 1.0)
+        losses = velocity_losses(trainee, batch.to(device), noise.to(device), time.to(device), dropped, weights, ear)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return means(sums)
@@ -282,10 +317,13 @@ def run_flow(recipe: FlowRecipe, out: Path, steps: int | None, data_root: Path) 
     config = load_codec_config(recipe.codec)
     heard, dev = heard_corpora(recipe, config.tokenizer, data_root)
     tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+    cells = phone_cells(recipe, config.tokenizer)
+    codes = say_phones(heard, tokenize_clips(heard, tokenizer), cells, recipe.heard_share)
+    dev_codes = say_phones(dev, tokenize_clips(dev, tokenizer), cells, 0.0)
     crops, dev_crops = (
-        VoicedCrops(clips, tokenize_clips(clips, tokenizer), recipe.data, config.flow.lookahead,
-                    tokenizer.mel_frames_per_code) for clips in (heard, dev)
-    )  # fmt: skip
+        VoicedCrops(clips, found, recipe.data, config.flow.lookahead, tokenizer.mel_frames_per_code)
+        for clips, found in ((heard, codes), (dev, dev_codes))
+    )
     torch.manual_seed(recipe.optim.seed)
     num_batches = -(-EVALUATION_CROPS // recipe.data.num_crops)
     held_out = [dev_crops.draw(np.random.default_rng([0, number])) for number in range(num_batches)]
@@ -293,8 +331,10 @@ def run_flow(recipe: FlowRecipe, out: Path, steps: int | None, data_root: Path) 
     def batch_at(step: int, micro: int, rank: int, world_size: int) -> FlowBatch:
         return crops.draw(np.random.default_rng([recipe.optim.seed, step, micro, rank]))
 
-    losses = partial(flow_losses, weights=recipe.loss)
-    return run_task(FlowTrainee(config), recipe, losses, batch_at, partial(evaluate_flow, dev=held_out), out, steps)
+    ear = load_ear(recipe)
+    losses = partial(flow_losses, weights=recipe.loss, ear=ear)
+    evaluate = partial(evaluate_flow, dev=held_out, weights=recipe.loss, ear=ear)
+    return run_task(FlowTrainee(config), recipe, losses, batch_at, evaluate, out, steps)
 
 
 def run_task(
@@ -330,6 +370,35 @@ def heard_corpora(
 
     with distributed.leader_first():
         return heard(recipe.data.corpora), heard(recipe.data.dev)
+
+
+def load_ear(recipe: FlowRecipe) -> Ear | None:
+    """Load the ear that the mel has to please, if the recipe names its reader."""
+    if recipe.phone_reader is None:
+        return None
+    if not Path(recipe.phone_reader).is_file():
+        raise ValueError(f"there is no {recipe.phone_reader!r}: `python -m tristep.corpus.phones` writes it")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Ear(load_encoder(recipe.encoder).to(device), PhoneReader.load(recipe.phone_reader).to(device))
+
+
+def phone_cells(recipe: FlowRecipe, config: TokenizerConfig) -> PhoneCells | None:
+    """Read what the tokenizer's codes say, if the recipe names it."""
+    if recipe.phone_cells is None:
+        return None
+    if not Path(recipe.phone_cells).is_file():
+        raise ValueError(f"there is no {recipe.phone_cells!r}: the tokenizer's run writes it beside its weights")
+    return PhoneCells.load(recipe.phone_cells, config.levels, config.num_phone_dims)
+
+
+def say_phones(heard: HeardClips, codes: list[Tensor], cells: PhoneCells | None, heard_share: float) -> list[Tensor]:
+    """Move the codes of clips with known phones to say them, but for a share that stays as it was heard."""
+    if cells is None:
+        return codes
+    stays = np.random.default_rng(0).random(len(codes)) < heard_share
+    labels = (frame_phones(clip.phones, cells.logprobs.shape[1] * len(own)) for clip, own in
+              zip(heard.clips, codes, strict=True))  # fmt: skip
+    return [own if stay else cells.say(own, phones) for own, phones, stay in zip(codes, labels, stays, strict=True)]
 
 
 def load_tokenizer(config: TokenizerConfig, path: Path) -> SpeechTokenizer:

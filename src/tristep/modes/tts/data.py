@@ -3,11 +3,11 @@
 The report leaves the layout open (sections 2.3, 5.1). Here the system turn holds the instructions and, for a cloned
 voice, what the reference says and its codes (the order of Step-Audio-EditX, section 5.4); the user turn holds the
 text with its inline cues. The assistant first writes down how it will speak (pace, pitch, volume), then goes through
-the text word by word: a word's letters, then the codes of its sound. The text is given, so in speaking only the choice
+the text word by word: a word's phones, then the codes of its sound. The text is given, so in speaking only the choice
 "another code or the next word" is the model's own: it can neither skip a word nor say one twice, and a small model
-needs no long training to find its place in the text. `NEXT` is that choice; it is predicted and never read. The user's
-text comes in the text model's own tokens, for its meaning; the answer spells, because a few hours of speech teach how
-letters sound, and not how each of thousands of tokens does.
+needs no long training to find its place in the text. `NEXT` is that choice; it is predicted and never read. The
+user's text comes in the text model's own tokens, for its meaning; the answer spells each word as it sounds, because a
+few hours of speech teach how phones sound, and not how tens of thousands of words are pronounced.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tristep.chat import Chat, Codes, Control, Part, Turn
+from tristep.pronouncing import english
 from tristep.vocab import TextTokenizer
 
 FEATURES = ("pace", "pitch", "volume")
@@ -26,6 +28,10 @@ NEXT = "tts_pad"
 IGNORED = -100
 """The target of a position that predicts nothing."""
 INSTRUCTION = "Speak the text."
+X_SAMPA = dict(zip("æðŋɑɔəɚɛɜɡɪɹɾʃʊʌʒθ", "{DNAO@RE3gIr4SUVZT", strict=True))
+"""Phones that ASCII lacks, in one character each, nearly X-SAMPA's (Wells 1995): the text model has tokens for them."""
+MARKS = ".,;:?!"
+"""What is kept of a word's punctuation."""
 LEAD_S = 0.08
 """A word's text is written this long before the word sounds."""
 
@@ -80,10 +86,17 @@ def turns(text: str, instructions: str = "", reference: Utterance | None = None)
     return [Turn("system", tuple(context)), Turn("user", (text,))]
 
 
-def spelt(word: str, tokenizer: TextTokenizer) -> list[int]:
-    """Spell a word in lower case, each letter in tokens of its own, the first with a space before it."""
-    letters = word.lower()
-    return [token for letter in (" " + letters[0], *letters[1:]) for token in tokenizer.encode(letter)]
+@cache
+def spelt(word: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
+    """Spell a word as it sounds, each phone in tokens of its own, the first with a space before it.
+
+    Marks before and after the word stay, for its melody; a word without letters is spelt as it is written.
+    """
+    marks = word[len(word.rstrip(MARKS)) :]
+    parts = (english().pronounce(part) for part in word.split("-"))
+    sounds = "".join(X_SAMPA.get(phone, phone) for phones in parts for phone in phones)
+    letters = sounds + marks if sounds else word.lower()
+    return tuple(token for letter in (" " + letters[0], *letters[1:]) for token in tokenizer.encode(letter))
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def render(chat: Chat, context: Sequence[Turn], utterance: Utterance) -> Sample:
     tokens, targets = prompt + opening, [IGNORED] * (len(prompt) - 1) + opening + [IGNORED]
     ends = [word.first_code for word in utterance.words[1:]] + [len(utterance.codes)]
     for word, end in zip(utterance.words, ends, strict=True):
-        text = spelt(word.text, chat.tokenizer)
+        text = list(spelt(word.text, chat.tokenizer))
         codes = [chat.vocab.code_token(code) for code in utterance.codes[word.first_code : end]]
         tokens += text + codes
         # The last token of the text and every code predict a code, or that these were the last ones.

@@ -60,7 +60,7 @@ class Recital:
         """Prepare to speak words, as `data.render` writes them."""
         if not words:
             raise ValueError("there are no words to speak: give a text with letters or numbers in it")
-        tokens = [spelt(word, tokenizer) for word in words]
+        tokens = [list(spelt(word, tokenizer)) for word in words]
         return cls(vocab, tokens, [word_budget(word, code_rate_hz) for word in words], asked)
 
     @property

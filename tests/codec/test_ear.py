@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import soxr
+import torch
+
+from tristep.audio import LISTEN_HZ, SPEAK_HZ, raw_log_mel, speech_mel
+from tristep.backbone.audio_encoder import AudioEncoder
+from tristep.codec.ear import Ear, PhoneReader, as_heard
+from tristep.codec.objective import hearing_losses
+from tristep.config import load_backbone_config
+from tristep.phones import PHONES, UNLABELLED
+
+
+def ear() -> Ear:
+    torch.manual_seed(0)
+    encoder = AudioEncoder(load_backbone_config("toy").encoder).eval().requires_grad_(False)
+    return Ear(encoder, PhoneReader(encoder.config.dim).eval().requires_grad_(False))
+
+
+def mels(num_frames: int) -> torch.Tensor:
+    return torch.randn(2, 80, num_frames, generator=torch.Generator().manual_seed(1)) - 6
+
+
+def test_a_speaking_mel_becomes_what_the_ear_would_measure() -> None:
+    noise = 0.1 * torch.randn(4 * SPEAK_HZ, generator=torch.Generator().manual_seed(0))
+    resampled = torch.from_numpy(soxr.resample(noise.numpy(), SPEAK_HZ, LISTEN_HZ))
+    expected, made = raw_log_mel(resampled), as_heard(speech_mel(noise[None])[0])
+    powers = [10.0 ** mel[:78].mean(dim=1) for mel in (expected, made)]  # above, the resampling filter bites
+    torch.testing.assert_close(powers[0].log10(), powers[1].log10(), atol=0.15, rtol=0)
+
+
+def test_a_row_is_heard_as_it_is_alone_but_for_its_last_frames() -> None:
+    listening, mel = ear(), mels(60)
+    together = listening.hear(mel, torch.tensor([60, 40]))
+    alone = listening.hear(mel[1:, :, :40], torch.tensor([40]))
+    torch.testing.assert_close(together.frames[1, :20], alone.frames[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.phones[1, :16], alone.phones[0, :16], atol=1e-4, rtol=1e-4)
+    assert together.phones.shape == (2, 30, len(PHONES))
+
+
+def test_gradients_reach_the_mel_where_it_is_valid() -> None:
+    mel = mels(60).requires_grad_()
+    ear().hear(mel, torch.tensor([60, 40])).phones.square().sum().backward()
+    assert mel.grad is not None
+    assert mel.grad[0].abs().sum() > 0
+    assert mel.grad[1, :, 40:].abs().sum() == 0
+
+
+def test_a_mel_is_pulled_towards_the_one_that_says_the_phones() -> None:
+    listening, true = ear(), mels(40)
+    num_frames = torch.tensor([40, 40])
+    truth = listening.hear(true, num_frames)
+    phones = truth.phones.argmax(dim=-1)
+    mel = (true + 2 * torch.randn_like(true)).requires_grad_()
+    optimizer = torch.optim.Adam([mel], 0.3)
+    losses = []
+    for _ in range(25):
+        parts = hearing_losses(listening.hear(mel, num_frames), truth, phones, num_frames // 2)
+        loss = parts["phones"] + parts["frames"]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_frames_without_a_label_count_nothing() -> None:
+    listening, num_frames = ear(), torch.tensor([40, 40])
+    heard = listening.hear(mels(40), num_frames)
+    phones = torch.full((2, 20), UNLABELLED)
+    phones[0, :3] = heard.phones[0, :3].argmax(dim=-1)
+    parts = hearing_losses(heard, heard, phones, num_frames // 2)
+    assert (int(parts["phones_targets"]), int(parts["right"]), float(parts["frames"])) == (3, 3, 0.0)
+
+
+def test_a_reader_is_read_back(tmp_path: Path) -> None:
+    reader = ear().reader
+    reader.save(tmp_path / "reader.safetensors")
+    frames = torch.randn(1, 5, reader.stack.in_features)
+    assert torch.equal(PhoneReader.load(tmp_path / "reader.safetensors")(frames), reader(frames))
