@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SENTENCE := "There is a strong chance it will happen once more."
 AUDIO ?= $(wildcard tests/data/*.flac tests/data/*.opus)
 
-.PHONY: demo test lint bench train serve speedrun clean
+.PHONY: demo test lint bench train serve clients speedrun clean
 
 demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path; speak in two voices; answer a recording
 	$(BIN)/tristep transcribe $(AUDIO)
@@ -35,6 +35,9 @@ speedrun: $(VENV)/dev  ## nothing -> data -> training -> RLHF -> a spoken exchan
 
 serve: $(VENV)/serve  ## an OpenAI-compatible server on this machine
 	$(BIN)/tristep serve
+
+clients: $(VENV)/serve  ## unmodified clients of other projects talk to the server: make clients ARGS="pipecat page"
+	$(BIN)/python clients/run.py $(ARGS)
 
 $(VENV)/run: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -79,6 +79,13 @@ def test_a_conversation_in_old_names(talk: Talk) -> None:
     assert (response["modalities"], response["voice"]) == (["text", "audio"], "linjiajiejie")
 
 
+@pytest.mark.parametrize(("asked", "is_told"), [({}, True), ({"input_audio_transcription": None}, False)])
+def test_what_was_heard_is_told_unless_the_client_declines(talk: Talk, asked: Message, is_told: bool) -> None:
+    talk.send("session.update", session=STEP_SESSION | {"modalities": ["text"]} | asked)
+    messages = checked(talk.hear(torch.cat([speech(), silence()])) + talk.work())
+    assert ("conversation.item.input_audio_transcription.completed" in types(messages)) == is_told
+
+
 def test_one_answer_may_be_in_writing(talk: Talk) -> None:
     wanted = {"modalities": ["text"], "max_output_tokens": "inf", "instructions": "Be brief."}
     messages = checked(talk.send("response.create", response=wanted) + talk.work())

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 import tristep
-from tristep.server import chat, errors, frontend, realtime, realtime_audio, speech, transcriptions, voices
+from tristep.server import calls, chat, errors, frontend, realtime, realtime_audio, speech, transcriptions, voices
 from tristep.server.limits import PREFIXES, Gate
 from tristep.server.service import ALIASES, OfRequest, Service
 from tristep.server.settings import Settings
@@ -24,7 +24,7 @@ from tristep.server.settings import Settings
 router = APIRouter()
 models = APIRouter()
 
-DOORS = (transcriptions, speech, voices, chat, realtime, realtime_audio)
+DOORS = (transcriptions, speech, voices, chat, realtime, realtime_audio, calls)
 """What there is under each prefix."""
 
 

@@ -147,8 +147,8 @@ class Gate:
         """Return who asks, by key or address, after checking the key."""
         address = str((scope.get("client") or ("nobody",))[0])
         key = given_key(headers) or key_among(scope.get("subprotocols", ()))
-        opens_session = scope["type"] == "websocket" and scope["path"] in [f"{prefix}/realtime" for prefix in PREFIXES]
-        if opens_session and key.startswith(SECRET):
+        door = "/realtime" if scope["type"] == "websocket" else "/realtime/calls"
+        if scope["path"] in [prefix + door for prefix in PREFIXES] and key.startswith(SECRET):
             scope["secret"] = self.session_of(key, address)
             return address
         if not self.keys or self.is_open(scope):

@@ -134,7 +134,7 @@ class Conversation:
 
 
 def session_object(job: Converse, *, can_speak: bool) -> SessionObject:
-    """Describe a session that begins."""
+    """Describe a session that begins; in the older names it tells what was heard unasked, as StepFun's does."""
     body = SessionObject(
         type=job.kind,
         object="realtime.session" if job.kind == "realtime" else "realtime.transcription_session",
@@ -143,7 +143,7 @@ def session_object(job: Converse, *, can_speak: bool) -> SessionObject:
         expires_at=job.expires_at,
         output_modalities=["audio"] if can_speak and job.kind == "realtime" else ["text"],
     )
-    if job.kind == "transcription":
+    if job.kind == "transcription" or job.dialect == "beta":
         body.audio.input.transcription = TranscriptionObject(model=job.model)
     if can_speak:
         body.audio.output.voice = min(job.shelf.folders())

@@ -52,6 +52,8 @@ class Service:
         self.sessions = Places(settings.max_sessions, "realtime sessions are open")
         self.metrics.sessions.set_function(lambda: self.sessions.num_taken)
         self.secrets = Secrets()
+        self.calls: dict[str, asyncio.Task[None]] = {}
+        """Calls that are held, by their names."""
         self.shelf = Shelf(settings)
         self.engine = Worker("engine", partial(load_engine, settings.model, settings.threads), settings.num_parallel)
         max_bytes = round(settings.max_audio_s * LISTEN_HZ) * FLOAT_BYTES + MIB
@@ -73,7 +75,10 @@ class Service:
         await asyncio.gather(self.engine.loaded(), self.decoder.loaded())
 
     async def stop(self) -> None:
-        """End both processes."""
+        """End calls and both processes."""
+        for call in self.calls.values():
+            call.cancel()
+        await asyncio.gather(*self.calls.values(), return_exceptions=True)
         await asyncio.gather(self.engine.stop(), self.decoder.stop())
 
     @property

@@ -141,7 +141,8 @@ let call = null;
 
 class Call {
   constructor() {
-    this.levels = { heard: [], said: [] };
+    this.levels = []; // loudness of the user and of the answer, for every frame of the microphone
+    this.saidLevel = 0;
     this.sentMs = 0; // sound sent so far; the server counts the user's time by it
     this.playedMs = new Map();
     this.isMuted = false;
@@ -194,7 +195,7 @@ class Call {
   heard(samples) {
     const isSilent = this.isMuted || ($("turns").value === "none" && !this.isPushed);
     const level = isSilent ? 0 : peak(samples);
-    this.levels.heard.push(level);
+    this.levels.push([level, this.saidLevel]);
     if (isSilent) return;
     if (level > LOUD) this.loudAt = performance.now();
     this.sentMs += (1000 * samples.length) / WIRE_HZ;
@@ -214,7 +215,7 @@ class Call {
   }
 
   played({ played, isSounding, peak }) {
-    this.levels.said.push(peak);
+    this.saidLevel = peak;
     for (const [item, ms] of played) {
       if (this.playedMs.get(item) === ms) continue;
       this.playedMs.set(item, ms);
@@ -334,17 +335,21 @@ const show = (id, ms) => ($(id).textContent = `${Math.max(0, Math.round(ms))} ms
 
 function drawLevels(canvas, levels) {
   const pen = canvas.getContext("2d");
-  canvas.width = canvas.clientWidth;
-  const middle = canvas.height / 2;
-  const lanes = [["heard", getComputedStyle(canvas).color, -1], ["said", getComputedStyle($("call")).backgroundColor, 1]];
-  for (const [lane, colour, direction] of lanes) {
-    levels[lane].splice(0, Math.max(0, levels[lane].length - canvas.width / 3));
+  const scale = window.devicePixelRatio;
+  const [width, middle] = [canvas.clientWidth, canvas.clientHeight / 2];
+  Object.assign(canvas, { width: width * scale, height: 2 * middle * scale });
+  pen.scale(scale, scale);
+  levels.splice(0, levels.length - Math.floor(width / 3));
+  const accent = getComputedStyle($("call")).backgroundColor;
+  const lanes = [["You", getComputedStyle(canvas).color, -1], [$("persona").value, accent, 1]];
+  lanes.forEach(([name, colour, direction], lane) => {
     pen.fillStyle = colour;
-    levels[lane].forEach((level, place) => {
-      const height = Math.max(1, Math.sqrt(level) * (middle - 2));
-      pen.fillRect(3 * place, direction < 0 ? middle - height : middle, 2, height);
+    pen.fillText(name, 8, middle + direction * (middle - 10) + 3);
+    levels.forEach((pair, place) => {
+      const height = Math.max(0.5, Math.sqrt(pair[lane]) * (middle - 4));
+      pen.fillRect(width - 3 * (levels.length - place), direction < 0 ? middle - height : middle, 2, height);
     });
-  }
+  });
 }
 
 function addItem(item) {
