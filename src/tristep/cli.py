@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tristep.engine.engine import Engine
+    from tristep.engine.judging import EndpointPanel
     from tristep.engine.listening import OnProgress
     from tristep.engine.recorded import Exchange
     from tristep.engine.settings import Options
@@ -416,7 +418,7 @@ def train(
         with extra("train"):
             from tristep.training import codec, policies, rlhf, stages
         if policies.learns_from_rewards(recipe):
-            rlhf.run_rlhf(recipe, out, steps, data, hired_listeners(recipe))
+            rlhf.run_rlhf(recipe, out, steps, data, partial(hired_listeners, recipe.resolve()))
             return
         run = codec.run_codec if codec.part_of(recipe) else stages.run
         run(recipe, out, steps, data)
@@ -431,7 +433,20 @@ def hired_listeners(recipe: Path) -> Listeners:
     named = loaded.listeners if isinstance(loaded, policies.Rewarded) else policies.ListenerSettings()
     model = named.recogniser or ""
     peer = speech.load_recogniser(model.removeprefix(PEER)) if model.startswith(PEER) else None
-    return reward_workers.load_listeners(named, peer, speech.load_distillmos() if named.mos else None)
+    panel = endpoint_panel(named.judge_endpoint, named.judge_model) if named.judge_endpoint else None
+    return reward_workers.load_listeners(named, peer, speech.load_distillmos() if named.mos else None, panel)
+
+
+def endpoint_panel(url: str, model: str) -> EndpointPanel:
+    """Let a chat model behind an endpoint judge."""
+    from tristep.engine.judging import EndpointPanel
+
+    with extra("train"):
+        from openai import OpenAI
+
+        from tristep.corpus.endpoint import ask
+    client = OpenAI(base_url=url)
+    return EndpointPanel(lambda task, question: ask(client, model, task, question), model)
 
 
 @app.command(
@@ -662,19 +677,9 @@ def evaluate_judge(
         set_threads(threads)
         with extra("evaluate"):
             from tristep.evaluation import judge as judging
-        from tristep.engine.judging import BackbonePanel, EndpointPanel
+        from tristep.engine.judging import BackbonePanel
 
-        if endpoint:
-            with extra("train"):
-                from openai import OpenAI
-
-                from tristep.corpus.endpoint import ask
-            client = OpenAI(base_url=endpoint)
-            panel: Any = EndpointPanel(
-                lambda task, question: ask(client, endpoint_model, task, question), endpoint_model
-            )
-        else:
-            panel = BackbonePanel.load(model)
+        panel: Any = endpoint_panel(endpoint, endpoint_model) if endpoint else BackbonePanel.load(model)
         found = {
             suite_name(path): judging.evaluate_judge(panel, path, split, max_pairs, readings, hears) for path in pairs
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from tristep.corpus.tones import write_corpus
 from tristep.training.rlhf import run_rlhf
 
 
+@pytest.mark.parametrize("write", [toys.hearing_recipe, toys.conversing_recipe], ids=["asr", "realtime"])
 @pytest.mark.parametrize(
     ("algorithm", "updates", "critic_warmup"), [("grpo", 1, 0), ("ppo", 2, 2)], ids=["grpo", "ppo in two updates"]
 )
-def test_a_run_in_two_halves_equals_one_run(algorithm: str, updates: int, critic_warmup: int, tmp_path: Path) -> None:
+def test_a_run_in_two_halves_equals_one_run(
+    write: Callable[..., Path], algorithm: str, updates: int, critic_warmup: int, tmp_path: Path
+) -> None:
     write_corpus(tmp_path / "tones", num_clips=20, seed=0)
-    recipe = toys.hearing_recipe(tmp_path, algorithm=algorithm, updates=updates, critic_warmup=critic_warmup)
+    recipe = write(tmp_path, algorithm=algorithm, updates=updates, critic_warmup=critic_warmup)
     go_on = partial(run_rlhf, recipe, data_root=tmp_path, listeners=toys.LISTENERS)
     go_on(out=tmp_path / "whole")
     go_on(out=tmp_path / "halves", steps=2)

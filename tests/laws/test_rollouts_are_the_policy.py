@@ -15,9 +15,10 @@ from tristep.engine.reciting import Sampling
 from tristep.modes.asr.decoding import Constraint
 from tristep.objectives.policy import clipped_share
 from tristep.training import stages
+from tristep.training.exercises import Exercise, exercise
 from tristep.training.learner import Learner, PolicyBatch, collate, forward
-from tristep.training.policies import RewardedHearing, RewardedSpeaking
-from tristep.training.rlhf import Exercise, Rounds, exercise
+from tristep.training.policies import RewardedRecipe
+from tristep.training.rlhf import Rounds
 from tristep.training.rollouts import HearingRollouts
 
 
@@ -31,19 +32,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def first_round(recipe_path: Path, root: Path) -> tuple[Rounds, Exercise, list[PolicyBatch]]:
     recipe = stages.load_recipe(recipe_path)
-    assert isinstance(recipe, RewardedHearing | RewardedSpeaking)
+    assert isinstance(recipe, RewardedRecipe)
     backbone, tokenizer = stages.prepare(recipe, root, recipe_path.parent)
     learner = Learner(backbone.eval(), recipe.rl.algorithm == "ppo")
-    taken = exercise(recipe, Chat(backbone.vocab, tokenizer), learner, root, toys.LISTENERS)
+    taken = exercise(recipe, Chat(backbone.vocab, tokenizer), backbone, root, toys.LISTENERS)
     rounds = Rounds(learner, taken.rollouts, taken.measure, recipe, recipe_path.parent)
     return rounds, taken, [rounds.batch_at(0, micro, 0, 1) for micro in range(recipe.optim.num_accumulation)]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-@pytest.mark.parametrize("mode", ["asr", "tts"])
+@pytest.mark.parametrize("mode", ["asr", "tts", "realtime"])
 def test_the_ratio_is_one_before_the_first_update(mode: str, algorithm: str, root: Path, tmp_path: Path) -> None:
-    write = toys.hearing_recipe if mode == "asr" else toys.speaking_recipe
-    rounds, taken, batches = first_round(write(tmp_path, algorithm=algorithm), root)
+    write = {"asr": toys.hearing_recipe, "tts": toys.speaking_recipe, "realtime": toys.conversing_recipe}
+    rounds, taken, batches = first_round(write[mode](tmp_path, algorithm=algorithm), root)
     for batch in batches:
         found = forward(rounds.learner, batch, taken.rollouts, temperature=1.0)
         assert batch.loss_mask.any()

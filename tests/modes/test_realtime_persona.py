@@ -11,6 +11,7 @@ from tristep.modes.realtime.persona import (
     habits_shown,
     is_in,
     read_cards,
+    read_prompt,
     violations,
     write_cards,
 )
@@ -113,3 +114,17 @@ def test_a_language_is_known_by_its_script() -> None:
     assert is_in("zh", "\u4f60\u597d\u3002")
     assert is_in("en", "1, 2, 3")
     assert not is_in("zh", "Hello.")
+
+
+@pytest.mark.parametrize("boundaries", ["", "never speak ill of anyone"])
+@pytest.mark.parametrize("habits", [(), ("Oh my!",), ("Well now,", "Ah, yes.")])
+@pytest.mark.parametrize("facts", [(), ("I have two dogs.",), ("I'm 41.", "My cat is old.")])
+def test_what_the_rules_need_is_read_back_from_a_prompt(
+    facts: tuple[str, ...], habits: tuple[str, ...], boundaries: str
+) -> None:
+    card = PersonaCard(
+        id="a", facts=facts, verbal_habits=habits, emotional_boundaries=boundaries, archetype="a coach"
+    )  # fmt: skip
+    read = read_prompt(card.prompt())
+    assert read.verbal_habits == habits
+    assert read.facts == facts

@@ -5,19 +5,25 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tristep.engine.judging import DialoguePrompt, Judgement, Opinion
+from tristep.modes.judge.data import Case
+from tristep.modes.realtime.persona import PersonaCard
 from tristep.modes.tts.data import Manner, Utterance, Word
 from tristep.objectives.rewards import shaped
+from tristep.training.conversing import Exchange
 from tristep.training.policies import ListenerSettings
 from tristep.training.reward_workers import (
     Listeners,
     cer,
+    joined,
     load_listeners,
     manner_obeyed,
+    measure_replies,
     measure_speech,
     measure_transcripts,
     wer,
 )
-from tristep.training.rollouts import Asked, Rollout, Spoken, Transcribed
+from tristep.training.rollouts import Asked, Replied, Rollout, Spoken, Transcribed
 
 REFERENCE = Utterance((Word("hello", 0), Word("world", 5)), tuple(range(10)))
 ASKED = Asked(REFERENCE, "Slowly.", {"pace": 1})
@@ -128,3 +134,80 @@ def test_whoever_names_nobody_gets_nobody() -> None:
 def test_weights_that_are_not_there_are_named() -> None:
     with pytest.raises(ValueError, match="there are no weights 'nowhere'"):
         load_listeners(ListenerSettings(sound="nowhere"))
+
+
+CARD = PersonaCard(id="a", facts=("I have two dogs.", "I live in Rome."), verbal_habits=("Oh my!",))
+EXCHANGE = Exchange(
+    CARD.prompt(), (("user", "Hi!"), ("assistant", "Good day to you all.")), "Any pets?", "Two dogs.", (), None
+)
+
+
+def replied(text: str, is_whole: bool = True) -> Rollout:
+    return Rollout([], [], [], None, Replied(EXCHANGE, "Where do you live?", text, is_whole))
+
+
+def test_replies_are_read_by_the_rules_and_against_the_reference() -> None:
+    replies = [replied("Two dogs."), replied("I have no dogs.", is_whole=False), replied("Good day to you all.")]
+    measured = measure_replies(replies, {"character", "ending", "wording"}, Listeners())
+    assert measured.rewards["character"].tolist() == [1.0, 0.0, 0.0]  # denies a fact; says it again
+    assert measured.rewards["ending"].tolist() == [1.0, 0.0, 1.0]
+    assert measured.rewards["wording"][0] == 1.0
+    assert measured.rewards["wording"][1:].max() < 0.5
+    assert measured.verifier == pytest.approx(1 / 3)
+
+
+def test_a_reply_is_relevant_as_far_as_it_is_likelier_after_its_own_turn() -> None:
+    def likely(said: str, reply: str) -> float:
+        return -1.0 if ("pets" in said) == ("dogs" in reply) else -3.0
+
+    measured = measure_replies(
+        [replied("Two dogs."), replied("In Rome."), replied("")], {"relevance"}, Listeners(likely=likely)
+    )
+    torch.testing.assert_close(measured.rewards["relevance"], shaped(torch.tensor([2.0, -2.0, -torch.inf])))
+
+
+def test_a_judge_reads_the_facts_and_the_conversation_and_marks_every_aspect() -> None:
+    def compare(prompts: list[DialoguePrompt], candidates: list[str], references: list[str]) -> list[Judgement]:
+        assert prompts[0] == DialoguePrompt(CARD.facts, (*EXCHANGE.history, ("user", "Any pets?")))
+        assert references == ["Two dogs."] * 2
+        return [Judgement(len(text) / 10, 0.0, 0.0, 0.0, 0.5, {"persona": -1.0}, "") for text in candidates]
+
+    names = {"judge", "persona", "memory"}
+    measured = measure_replies([replied("12345"), replied("1")], names, Listeners(compare=compare))
+    torch.testing.assert_close(measured.rewards["judge"], shaped(torch.tensor([0.5, 0.1])))
+    assert measured.rewards["persona"].tolist() == [-1.0, -1.0]
+    assert measured.rewards["memory"].tolist() == [0.0, 0.0]
+
+
+def test_a_judge_without_reasons_marks_no_aspect() -> None:
+    listeners = Listeners(judge=lambda prompt, candidate, reference: float(len(candidate) - len(reference)))
+    measured = measure_replies([replied("Two dogs!!")], {"judge"}, listeners)
+    torch.testing.assert_close(measured.rewards["judge"], shaped(torch.tensor([1.0])))
+    with pytest.raises(ValueError, match="nothing measures the reward 'persona'"):
+        measure_replies([replied("Two dogs!!")], {"persona"}, listeners)
+
+
+def test_a_panel_that_is_handed_over_reads_replies() -> None:
+    class Fair:
+        name = "fair"
+
+        def opinions(self, cases: list[Case], sound: object = (), seed: int = 0) -> list[Opinion]:
+            longer = [len(case.first.text) > len(case.second.text) for case in cases]
+            return [
+                Opinion("persona: first", (0.0, 0.0, 0.0, 0.0, 1.0) if first else (1.0, 0.0, 0.0, 0.0, 0.0))
+                for first in longer
+            ]
+
+    listeners = load_listeners(ListenerSettings(), panel=Fair())
+    measured = measure_replies([replied("Two large dogs."), replied("No.")], {"judge", "persona"}, listeners)
+    torch.testing.assert_close(measured.rewards["judge"], shaped(torch.tensor([1.0, -1.0])))
+    assert measured.rewards["persona"].tolist() == [0.0, 0.0]  # a liking for the first place is no merit
+
+
+def test_the_pieces_of_a_round_are_put_together_in_their_order() -> None:
+    whole = [replied("Two dogs."), replied("No."), replied("", is_whole=False)]
+    names = {"character", "ending", "wording"}
+    parts = joined([measure_replies(part, names, Listeners()) for part in (whole[:1], whole[1:])])
+    expected = measure_replies(whole, names, Listeners())
+    assert all(torch.equal(parts.rewards[name], expected.rewards[name]) for name in names)
+    assert parts.silence_share is None

@@ -5,20 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpus.chat_endpoint import endpoint
 from safetensors.torch import load_file
 from training import toys
 from typer.testing import CliRunner
 
 from tristep.backbone.checkpoints import load_backbone
 from tristep.chat import Chat
-from tristep.cli import app
+from tristep.cli import app, hired_listeners
 from tristep.corpus.tones import write_corpus
+from tristep.engine.judging import DialoguePrompt
 from tristep.training import stages
+from tristep.training.exercises import exercise
 from tristep.training.learner import Learner
 from tristep.training.metrics import read_metrics
 from tristep.training.policies import RewardedHearing, learns_from_rewards
 from tristep.training.reward_workers import Measured
-from tristep.training.rlhf import AlarmError, Round, Rounds, exercise, run_rlhf
+from tristep.training.rlhf import AlarmError, Round, Rounds, run_rlhf
 from tristep.training.rollouts import Rollout
 
 
@@ -35,7 +38,7 @@ def rounds(root: Path, out: Path, measure: object = None, **settings: object) ->
     assert isinstance(recipe, RewardedHearing)
     backbone, tokenizer = stages.prepare(recipe, root, out)
     learner = Learner(backbone.eval(), recipe.rl.algorithm == "ppo")
-    taken = exercise(recipe, Chat(backbone.vocab, tokenizer), learner, root, toys.LISTENERS)
+    taken = exercise(recipe, Chat(backbone.vocab, tokenizer), backbone, root, toys.LISTENERS)
     return Rounds(learner, taken.rollouts, measure or taken.measure, recipe, out)
 
 
@@ -195,3 +198,31 @@ def test_a_batch_moves_and_is_cut_with_its_sound(root: Path, tmp_path: Path) -> 
     assert part.sound is not None
     assert len(part.sound) == (part.tokens == slots).sum()
     assert replace(part, audio_embeddings=()).sound is None
+
+
+def test_a_recipe_may_let_a_chat_endpoint_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    verdicts = [
+        f'{{"reasons": {{"persona": "{side}"}}, "level": {level}}}' for side, level in (("first", 5), ("second", 1))
+    ]
+    recipe = toys.conversing_recipe(tmp_path)
+    with endpoint(*verdicts) as (client, asked):
+        with recipe.open("a") as file:
+            file.write(f'[listeners]\njudge_endpoint = "{client.base_url}"\njudge_model = "m"\n')
+        compare = hired_listeners(recipe).compare
+        assert compare is not None
+        (found,) = compare([DialoguePrompt(("I have a dog.",), (("user", "Pets?"),))], ["A dog."], ["None."])
+    assert (found.score, found.rubric) == (1.0, {"persona": 1.0})
+    assert [question["model"] for question in asked] == ["m", "m"]
+
+
+def test_the_realtime_mode_rehearses_too_and_leaves_replies_to_read(root: Path, tmp_path: Path) -> None:
+    recipe = toys.conversing_recipe(tmp_path, rehearsal=0.5, prompts_at_once=3)
+    run_rlhf(recipe, tmp_path / "out", steps=1, data_root=root, listeners=lambda: toys.LISTENERS)
+    lines = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    assert {"judge", "character", "ending", "wording"} <= lines[0].keys()
+    assert lines[1]["rehearsal"] > 0
+    assert lines[1]["rollout/kl"] == 0
+    (seen,) = (Round.read(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines())
+    assert ", where another said " in seen.answers[0]
+    assert seen.statistics.verifier == seen.rewards["character"]

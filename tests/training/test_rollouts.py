@@ -13,14 +13,16 @@ from tristep.corpus.tones import write_corpus
 from tristep.engine.sampling import Completion
 from tristep.modes.tts.data import FEATURES, IGNORED, NEXT, Utterance, Word, render, turns
 from tristep.modes.tts.decoding import word_budget
-from tristep.training import hearing, speaking, stages
+from tristep.training import conversing, hearing, speaking, stages
 from tristep.training.mixture import CorpusSettings, read_clips
-from tristep.training.policies import RewardedSpeaking
+from tristep.training.policies import RewardedConversing, RewardedSpeaking
 from tristep.training.rollouts import (
     CODE_OR_END,
     CODE_OR_NEXT,
     NOT_CHOSEN,
+    ConversingRollouts,
     HearingRollouts,
+    Replied,
     Rollout,
     SpeakingRollouts,
     Spoken,
@@ -139,3 +141,61 @@ def test_clips_that_are_measured_are_heard_as_they_are(tmp_path: Path) -> None:
     noisy = rollouts.roll_out(backbone, [0], [[1]], temperature=1.0)[0]
     assert first.audio_embeddings is not None
     assert not torch.equal(first.audio_embeddings, noisy.audio_embeddings[: len(first.audio_embeddings)])
+
+
+def conversing_rollouts(root: Path) -> tuple[ConversingRollouts, Backbone]:
+    write_corpus(root / "tones", num_clips=20, seed=0)
+    recipe = stages.load_recipe(toys.conversing_recipe(root))
+    assert isinstance(recipe, RewardedConversing)
+    backbone, tokenizer = stages.prepare(recipe, root, root)
+    sources, _ = conversing.sources(recipe, Chat(backbone.vocab, tokenizer), backbone.eval(), root)
+    return ConversingRollouts(sources, recipe.data.corpora, num_prompts=4, budget=8, seed=0), backbone
+
+
+def test_turns_in_sound_and_in_text_are_replied_to_together(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    vocab = backbone.vocab
+    kinds = [name for name, _ in rollouts.asked]
+    indices = [kinds.index("typed"), kinds.index("spoken")]
+    typed, _, spoken, _ = rollouts.roll_out(backbone, indices, seeds_of(0, 0, 2, 2), temperature=1.0)
+    assert typed.audio_embeddings is None
+    assert spoken.audio_embeddings is not None
+    assert spoken.tokens.count(vocab.control("audio_slot")) == len(spoken.audio_embeddings)
+    for rollout, name in ((typed, "typed"), (spoken, "spoken")):
+        assert isinstance(rollout.answer, Replied)
+        assert rollout.answer.exchange is rollouts.asked[kinds.index(name)][1]
+        chosen = [target for target in rollout.targets if target != IGNORED]
+        assert all(rollouts.masks[0, token] for token in chosen)
+        assert len(chosen) == sum(choice >= 0 for choice in rollout.choices) <= 8
+        assert (chosen[-1] == vocab.control("turn_end")) == rollout.answer.is_whole
+
+
+def test_what_was_noted_of_a_sound_is_read_and_was_not_chosen(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    spoken = [place for place, (name, _) in enumerate(rollouts.asked) if name == "spoken"][:1]
+    found = rollouts.roll_out(backbone, spoken, [[1, 2]], temperature=1.0)
+    start, end = (backbone.vocab.control(name) for name in ("think_start", "think_end"))
+    traces = [rollout.tokens[rollout.tokens.index(start) : rollout.tokens.index(end) + 1] for rollout in found]
+    assert traces[0] == traces[1]
+    for rollout in found:
+        before = rollout.tokens.index(end)
+        assert set(rollout.choices[:before]) == {NOT_CHOSEN}
+        assert rollout.choices[before] == 0
+
+
+def test_a_reply_is_held_against_what_another_user_said(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    indices = rollouts.indices_at(0)
+    assert len(indices) == 4
+    found = rollouts.roll_out(backbone, indices, seeds_of(0, 0, 4, 3), temperature=1.0)
+    answers = [rollout.answer for rollout in found]
+    for first in range(0, len(answers), 3):
+        assert answers[first].other == answers[first + 1].other == answers[first + 2].other
+    texts = {exchange.text for _, exchange in rollouts.asked}
+    assert {answer.other for answer in answers} <= texts
+
+
+def test_corpora_without_an_exchange_give_nothing_to_reply_to(tmp_path: Path) -> None:
+    rollouts, _ = conversing_rollouts(tmp_path)
+    with pytest.raises(ValueError, match="the corpora clips have no exchange to be answered"):
+        ConversingRollouts({"clips": rollouts.sources["clips"]}, {}, num_prompts=4, budget=8, seed=0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
-from tristep.chat import Chat
+from tristep.chat import Chat, Turn
 from tristep.config import Settings
 from tristep.modes.asr import data as asr_data
 from tristep.modes.realtime.data import NOTHING, Sample, Trace, label_of, remembered, render, turns
@@ -109,6 +109,7 @@ class Exchange:
     cues: tuple[str, ...]
     clip: Clip | None
     """How it sounds; None where it was typed."""
+    language: str = "en"
 
 
 Item = Exchange | Clip
@@ -138,7 +139,8 @@ def read_exchange(row: Mapping[str, Any], corpus: CorpusSettings, folder: Path) 
     if row.get("audio"):
         clip = Clip(row_cut({"language": "en", **row}, folder), corpus, 1.0)
     history = tuple((role, text) for role, text in row["history"])
-    return Exchange(row["persona"], history, row["text"], row["answer"], tuple(row.get("cues") or ()), clip)
+    cues = tuple(row.get("cues") or ())
+    return Exchange(row["persona"], history, row["text"], row["answer"], cues, clip, row.get("language", "en"))
 
 
 @dataclass(frozen=True)
@@ -230,12 +232,17 @@ def transcribed(chat: Chat, clip: Clip, num_slots: int) -> Sample:
 
 
 def answered(chat: Chat, exchange: Exchange, said: int | str, heard: bool, traced: bool = False) -> Sample:
-    """Write an exchange; where it was heard, the user's earlier turns are remembered as they were heard."""
+    """Write an exchange."""
+    trace = Trace(as_heard(exchange.text), exchange.cues) if traced else None
+    return render(chat, given(exchange, said, heard), exchange.answer, trace)
+
+
+def given(exchange: Exchange, said: int | str, heard: bool) -> list[Turn]:
+    """Build what is answered; where it was heard, the user's earlier turns are remembered as they were heard."""
     history = [
         remembered(role, as_heard(text) if heard and role == "user" else text) for role, text in exchange.history
     ]
-    trace = Trace(as_heard(exchange.text), exchange.cues) if traced else None
-    return render(chat, turns(exchange.persona, history, said), exchange.answer, trace)
+    return turns(exchange.persona, history, said)
 
 
 def as_heard(text: str) -> str:
@@ -291,6 +298,15 @@ def check_injections(recipe: ConversingRecipe) -> None:
 
 def lesson(recipe: ConversingRecipe, chat: Chat, backbone: Backbone, data_root: Path) -> Lesson:
     """Read the data of a recipe, and encode what of it no earlier run has encoded."""
+    found, dev = sources(recipe, chat, backbone, data_root)
+    losses = partial(realtime_losses, **recipe.loss.model_dump())
+    return Lesson(losses, Curriculum(found, recipe).batch_at, partial(evaluate, dev=dev, losses=losses))
+
+
+def sources(
+    recipe: ConversingRecipe, chat: Chat, backbone: Backbone, data_root: Path
+) -> tuple[dict[str, ItemSource], dict[str, ItemSource]]:
+    """Read what is to be learnt from, and what is held out and heard as it is, by corpus."""
     folder = data_root / "frames" / weights_digest(backbone.audio_encoder)
     plain = recipe.data.model_copy(update={"noisy_share": 0.0})
 
@@ -298,10 +314,8 @@ def lesson(recipe: ConversingRecipe, chat: Chat, backbone: Backbone, data_root: 
         return ItemSource(chat, backbone, read_items(corpus, data_root, settings.max_duration_s), settings, folder)
 
     with distributed.leader_first():  # it encodes what is missing, once for all
-        sources = {name: source(corpus, recipe.data) for name, corpus in recipe.data.corpora.items()}
-        dev = {name: source(corpus, plain) for name, corpus in recipe.data.dev.items()}
-    losses = partial(realtime_losses, **recipe.loss.model_dump())
-    return Lesson(losses, Curriculum(sources, recipe).batch_at, partial(evaluate, dev=dev, losses=losses))
+        found = {name: source(corpus, recipe.data) for name, corpus in recipe.data.corpora.items()}
+        return found, {name: source(corpus, plain) for name, corpus in recipe.data.dev.items()}
 
 
 def evaluate(

@@ -14,7 +14,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from tristep.config import Settings
+from tristep.engine.answers import MOST_TOKENS
 from tristep.objectives.rewards import Limits
+from tristep.training.conversing import ConversingRecipe, Injection
 from tristep.training.hearing import HearingRecipe
 from tristep.training.settings import LoopSettings, OptimSettings
 from tristep.training.speaking import SpeakingRecipe
@@ -28,6 +30,9 @@ class PolicySettings(Settings):
     """Rollouts per prompt."""
     updates: int = Field(default=1, ge=1)
     """Steps on the same rollouts."""
+    prompts_at_once: int | None = Field(default=None, gt=0)
+    """Prompts that are answered, and rewarded, together; all of a round if not given. Actors share a round by such
+    pieces, and what comes of a piece does not depend on who works on it."""
     temperature: float = Field(default=1.0, gt=0)
     """At which rollouts are drawn; the policy is what is drawn from at this temperature."""
     kl_coeff: float = Field(default=0.05, ge=0)
@@ -61,6 +66,29 @@ class ListenerSettings(Settings):
     """Whether DistillMOS listens."""
     judge: str | None = None
     """Weights of a judge."""
+    judge_endpoint: str | None = None
+    """URL of a chat endpoint that judges replies instead; its key is in `OPENAI_API_KEY`."""
+    judge_model: str = ""
+    """The model's name at that endpoint."""
+    text_model: str | None = None
+    """Weights of a text model, which knows how likely a reply is after a turn."""
+
+
+class ScaleSettings(Settings):
+    """Who works on a round beside the learner: actors of a Ray cluster, none unless they are asked for."""
+
+    rollout_actors: int = Field(default=0, ge=0)
+    """Processes that answer prompts, each with a copy of the policy."""
+    reward_actors: int = Field(default=0, ge=0)
+    """Processes that measure what was answered, each with listeners of its own; without any, the learner's does."""
+    cpus: int = Field(default=1, gt=0)
+    """Processor threads of an actor."""
+    gpus: float = Field(default=0.0, ge=0)
+    """GPUs of a rollout actor; a fraction shares one."""
+    address: str | None = None
+    """Of a cluster; without one, it is made on this machine, as large as the actors need."""
+    restarts: int = Field(default=2, ge=0)
+    """Times that an actor that died is started again, before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,7 @@ class Rewarded(Settings):
     """Whether each reward is brought to mean 0 and standard deviation 1 over the run, before it is weighed."""
     alarms: AlarmSettings = AlarmSettings()
     listeners: ListenerSettings = ListenerSettings()
+    scale: ScaleSettings = ScaleSettings()
     optim: OptimSettings
     loop: LoopSettings = LoopSettings()
 
@@ -92,6 +121,10 @@ class Rewarded(Settings):
             raise ValueError("loop.prefetch builds batches ahead, but rollouts need the newest weights: leave it at 0")
         if not any(self.rewards.values()):
             raise ValueError("no reward has a weight: give at least one")
+        if self.scale.reward_actors and not self.scale.rollout_actors:
+            raise ValueError("[scale] has reward actors and no rollout actors: give at least one")
+        if max(self.scale.rollout_actors, self.scale.reward_actors) > 1 and not self.rl.prompts_at_once:
+            raise ValueError("[scale] has several actors and a round is one piece: set rl.prompts_at_once to share it")
         return self
 
 
@@ -103,6 +136,17 @@ class RewardedSpeaking(Rewarded, SpeakingRecipe):
     """A run in which the TTS mode learns from rewards."""
 
 
+class RewardedConversing(Rewarded, ConversingRecipe):
+    """A run in which the realtime mode learns from rewards: every exchange of its corpora is a prompt."""
+
+    injections: tuple[Injection, ...] = ()
+    """What is rehearsed, where `rl.rehearsal` has a weight."""
+    num_prompts: int = Field(default=8, gt=0)
+    """Turns of the user that are answered in a round."""
+    answer_tokens: int = Field(default=MOST_TOKENS, gt=0)
+    """The most tokens of an answer."""
+
+
 def learns_from_rewards(recipe_path: Path) -> bool:
     """Say whether a recipe has a table `[rl]`; whoever reads it next says what is wrong with it, if anything is."""
     try:
@@ -111,4 +155,4 @@ def learns_from_rewards(recipe_path: Path) -> bool:
         return False
 
 
-RewardedRecipe = RewardedHearing | RewardedSpeaking
+RewardedRecipe = RewardedHearing | RewardedSpeaking | RewardedConversing

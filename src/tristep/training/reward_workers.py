@@ -2,7 +2,8 @@
 
 Rewards of codes need no vocoder: how steady they are, how long, whether the manner is the one that was asked for.
 Rewards of waveforms render a rollout once and let listeners hear it: a recogniser, a comparison of voices, a predictor
-of opinion scores. A judge compares an answer with a reference. Listeners and judges are plain callables, so that
+of opinion scores. Replies are read: do they keep to the persona, do they answer what was said. A judge compares an
+answer with a reference, replies by each aspect of its rubric too. Listeners and judges are plain callables, so that
 anything can be one: this project's own ASR mode, its judge, another recogniser, a chat endpoint. On every scale 1 is
 as good as it gets.
 """
@@ -18,25 +19,35 @@ import torch
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ
-from tristep.backbone.checkpoints import find_weights, load_encoder
+from tristep.backbone.checkpoints import find_weights, load_backbone, load_encoder
+from tristep.backbone.low_rank import merge_low_rank
+from tristep.chat import Chat
 from tristep.codec.codec import Codec
 from tristep.codec.speaker import SpeakerEncoder, similarity
 from tristep.codec.voice import Voice, is_sound, list_voices, read_voice, to_listening_rate
+from tristep.engine.answers import mean_logprob
 from tristep.engine.engine import Engine
+from tristep.engine.judging import BackbonePanel, DialoguePrompt, Judgement, Panel
 from tristep.engine.judging import Judge as Judging
 from tristep.engine.talking import DECIBELS, SEMITONES
 from tristep.engine.witness import SpeechPrompt, Witness
+from tristep.modes.judge.data import RUBRICS
+from tristep.modes.realtime.data import turns
+from tristep.modes.realtime.persona import read_prompt, violations
 from tristep.modes.tts.data import FEATURES, Utterance
 from tristep.objectives.rewards import intelligibility, likeness, obedience, opinion, shaped, variety, within_budget
 from tristep.text import normalise, word_errors
 from tristep.training.policies import ListenerSettings
-from tristep.training.rollouts import Asked, Rollout, Spoken, Transcribed
+from tristep.training.rollouts import Asked, Replied, Rollout, Spoken, Transcribed
 
 Rewards = dict[str, Tensor]
 """Rewards by name, one for each rollout, shape `(B,)`."""
 Judge = Callable[[Any, Any, Any], float]
 """`score(prompt, candidate, reference)`: how much better the candidate is than the reference, 0 for as good. For speech
-the prompt is what was asked (`Asked`), the others are waveforms at 24 kHz; for transcripts all three are texts."""
+the prompt is what was asked (`Asked`), the others are waveforms at 24 kHz; for a reply it is a `DialoguePrompt`, the
+others are texts; for transcripts all three are texts."""
+Compare = Callable[[Sequence[DialoguePrompt], Sequence[str], Sequence[str]], Sequence[Judgement]]
+"""`judge(prompts, candidates, references)`: all there is to say of replies (`tristep.engine.judging.Judge.judge`)."""
 
 LONGEST_RUN_S = 0.4
 """A code that is held longer is a decoder that is stuck."""
@@ -61,9 +72,13 @@ class Listeners:
     rate: Callable[[Tensor], float] | None = None
     """Predicts its mean opinion score, 1 to 5."""
     judge: Judge | None = None
+    compare: Compare | None = None
+    """A judge of replies that says what it thinks of each aspect; it comes before `judge`."""
+    likely: Callable[[str, str], float] | None = None
+    """How likely a reply is after a turn of the user: turn, reply -> mean log-probability of its tokens."""
 
 
-VERIFIERS = ("intelligibility", "legibility")
+VERIFIERS = ("intelligibility", "legibility", "character")
 """The rewards that measure what a judge is checked against, in the order of trust."""
 
 
@@ -72,19 +87,40 @@ class Measured:
     """What rollouts earned, and what was seen on the way."""
 
     rewards: Rewards
-    silence_share: float | None = None
-    """Share of the sound in which nobody speaks; None if nothing was rendered."""
-    similarity: float | None = None
-    """Mean cosine similarity to the voice."""
+    silences: Tensor | None = None
+    """Share of each rollout's sound in which nobody speaks, shape `(B,)`; None if nothing was rendered."""
+    similarities: Tensor | None = None
+    """Cosine similarity of each to the voice, shape `(B,)`."""
 
     def mean(self, name: str) -> float | None:
         """Return the mean of a reward, None if it was not measured."""
         return float(self.rewards[name].mean()) if name in self.rewards else None
 
     @property
+    def silence_share(self) -> float | None:
+        """Mean share of silence."""
+        return None if self.silences is None else float(self.silences.mean())
+
+    @property
+    def similarity(self) -> float | None:
+        """Mean similarity to the voice."""
+        return None if self.similarities is None else float(self.similarities.mean())
+
+    @property
     def verifier(self) -> float | None:
         """Mean reward by what can be measured."""
         return next((self.mean(name) for name in VERIFIERS if name in self.rewards), None)
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Put together what was measured of the pieces of a round, in their order."""
+
+    def cat(found: Sequence[Tensor | None]) -> Tensor | None:
+        known = [part for part in found if part is not None]
+        return torch.cat(known) if known else None
+
+    rewards = {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards}
+    return Measured(rewards, cat([part.silences for part in parts]), cat([part.similarities for part in parts]))
 
 
 def measure_transcripts(rollouts: Sequence[Rollout], names: AbstractSet[str], listeners: Listeners) -> Measured:
@@ -156,7 +192,7 @@ def measure_sound(
     heard = [by.recognise(waveform) for waveform in waveforms] if by.recognise else []
     texts = [answer.asked.reference.text for answer in answers]
     rewards = dict(rewards)
-    found = None
+    found: Tensor | None = None
     if heard:
         wers = torch.tensor([wer(text, said, "en") for text, said in zip(texts, heard, strict=True)])
         rewards["intelligibility"] = intelligibility(wers)
@@ -170,8 +206,65 @@ def measure_sound(
         references = [by.sound(answer.asked.reference) for answer in answers]
         asked = [answer.asked for answer in answers]
         rewards["judge"] = judged(list(zip(asked, waveforms, references, strict=True)), by)
-    silent = 1 - torch.cat([is_sound(waveform).float() for waveform in waveforms]).mean()
-    return Measured(only(rewards, names), float(silent), None if found is None else float(found.mean()))
+    silent = torch.stack([1 - is_sound(waveform).float().mean() for waveform in waveforms])
+    return Measured(only(rewards, names), silent, found)
+
+
+def measure_replies(rollouts: Sequence[Rollout], names: AbstractSet[str], listeners: Listeners) -> Measured:
+    """Read replies.
+
+    `character` is 1 where the rules of `modes/realtime/persona.py` find nothing; `ending` is 1 where a reply came to
+    its end by itself; `wording` is 1 - CER against the reference, for replies of which only one is right. `relevance`
+    asks a text model how much likelier a reply is after its own turn than after another's, in nats a token, shaped.
+    """
+    answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, Replied)]
+    rewards = {
+        "character": torch.tensor([float(not out_of_character(answer)) for answer in answers]),
+        "ending": torch.tensor([float(answer.is_whole) for answer in answers]),
+        "wording": intelligibility(torch.tensor([misspelt(answer) for answer in answers])),
+    }
+    if "relevance" in names and listeners.likely is not None:
+        rewards["relevance"] = shaped(torch.tensor([gain(answer, listeners.likely) for answer in answers]))
+    if not RUBRICS["dialogue"].keys().isdisjoint(names) or "judge" in names:
+        rewards |= compared(answers, listeners)
+    return Measured(only(rewards, names))
+
+
+def out_of_character(answer: Replied) -> list[str]:
+    """Name what is out of character in a reply."""
+    exchange = answer.exchange
+    earlier = [text for role, text in exchange.history if role == "assistant"]
+    return violations(read_prompt(exchange.persona, exchange.language), answer.text, earlier)
+
+
+def misspelt(answer: Replied) -> float:
+    """Return the character error rate of a reply against the reference, as both are written."""
+    return edit_rate(*(" ".join(text.replace(" ", "\u2423")) for text in (answer.exchange.answer, answer.text)))
+
+
+def gain(answer: Replied, likely: Callable[[str, str], float]) -> float:
+    """Return how much likelier a reply is after its own turn than after another's; of nothing said, what is worst."""
+    if not answer.text:
+        return -float("inf")
+    return likely(answer.exchange.text, answer.text) - likely(answer.other, answer.text)
+
+
+def compared(answers: Sequence[Replied], listeners: Listeners) -> Rewards:
+    """Let a judge compare replies with their references; one that is asked for reasons marks every aspect too."""
+    prompts = [dialogue_of(answer) for answer in answers]
+    candidates, references = ([answer.text for answer in answers], [answer.exchange.answer for answer in answers])
+    if listeners.compare is None:
+        return {"judge": judged(list(zip(prompts, candidates, references, strict=True)), listeners)}
+    found = listeners.compare(prompts, candidates, references)
+    marks = {aspect: torch.tensor([each.rubric.get(aspect, 0.0) for each in found]) for aspect in RUBRICS["dialogue"]}
+    return {"judge": shaped(torch.tensor([each.score for each in found])), **marks}
+
+
+def dialogue_of(answer: Replied) -> DialoguePrompt:
+    """Say what a reply replies to, as a judge reads it: the persona by its facts, where it is a card's."""
+    exchange = answer.exchange
+    facts = read_prompt(exchange.persona, exchange.language).facts or (exchange.persona,)
+    return DialoguePrompt(facts, (*exchange.history, ("user", exchange.text)))
 
 
 def judged(cases: Sequence[tuple[Any, Any, Any]], listeners: Listeners) -> Tensor:
@@ -216,19 +309,21 @@ def load_listeners(
     named: ListenerSettings,
     recognise: Callable[[Tensor], str] | None = None,
     rate: Callable[[Tensor], float] | None = None,
+    panel: Panel | None = None,
 ) -> Listeners:
-    """Load who hears and judges.
+    """Load who hears and judges; where nothing sounds, who reads and judges.
 
     Args:
         named: Who, by their weights.
         recognise: A recogniser that is not ours; ours is loaded if none is given and one is named.
         rate: A predictor of opinion scores.
+        panel: A judge of replies that is not ours.
 
     Raises:
         ValueError: If weights that are named are not there.
     """
     if named.sound is None:
-        return Listeners()
+        return load_readers(named, panel)
     folder = find_weights(named.sound)
     voices, campplus = folder / "voices", folder / "codec" / "speaker.safetensors"
     voice = read_voice(voices, named.voice or next(iter(list_voices(voices)), "none"))
@@ -242,6 +337,22 @@ def load_listeners(
             raise ValueError("[listeners] names a judge and no recogniser, whose witness it reads: name one")
         judge = speech_judge(Judging.load(named.judge, Witness(recognise, embed)), sound, voice)
     return Listeners(sound, recognise, embed, voice.embedding, rate, judge)
+
+
+def load_readers(named: ListenerSettings, panel: Panel | None = None) -> Listeners:
+    """Load who reads replies: a judge that compares them, and a text model that knows what answers what."""
+    if panel is None and named.judge:
+        panel = BackbonePanel.load(named.judge)
+    compare = Judging(panel).judge if panel else None
+    return Listeners(compare=compare, likely=likelihood(named.text_model) if named.text_model else None)
+
+
+def likelihood(weights: str) -> Callable[[str, str], float]:
+    """Let a text model say how likely a reply is after a turn, without any persona."""
+    backbone, tokenizer = load_backbone(weights)
+    merge_low_rank(backbone)
+    chat = Chat(backbone.eval().vocab, tokenizer)
+    return lambda said, reply: mean_logprob(backbone, chat.prompt(turns("", [], said)), tokenizer.encode(reply))
 
 
 def embedder(encoder: SpeakerEncoder) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Learning from rewards: prompts -> rollouts -> rewards -> advantages -> update, for the modes that listen and speak.
+"""Learning from rewards: prompts -> rollouts -> rewards -> advantages -> update, for all three modes.
 
     tristep train recipes/nano/5_rlhf_asr.toml --out runs/rlhf
 
@@ -13,13 +13,13 @@ round, the scales of the rewards, and a few answers to read. The alarms look at 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,26 +34,24 @@ from tristep.objectives.policy import (
 )
 from tristep.objectives.rewards import Scale, Statistics, alarm, mixed
 from tristep.text import error_rate
-from tristep.training import distributed, hearing, speaking, stages
+from tristep.training import distributed, stages
 from tristep.training.checkpoints import load_trained
+from tristep.training.exercises import Exercise, Measure, exercise
 from tristep.training.learner import Learner, PolicyBatch, collate, lent, policy_losses, remember
 from tristep.training.metrics import append_metrics
-from tristep.training.policies import RewardedHearing, RewardedRecipe, RewardedSpeaking
+from tristep.training.policies import RewardedRecipe
 from tristep.training.recipes import Lesson
-from tristep.training.reward_workers import Listeners, Measured, measure_speech, measure_transcripts
-from tristep.training.rollouts import (
-    HearingRollouts,
-    Rollout,
-    Rollouts,
-    SpeakingRollouts,
-    Transcribed,
-    seeds_of,
-)
+from tristep.training.reward_workers import Listeners, Measured, joined
+from tristep.training.rollouts import Replied, Rollout, Rollouts, Transcribed, seeds_of
 from tristep.training.step import Task
 from tristep.training.supervised import train
 
-Measure = Callable[[Sequence[Rollout]], Measured]
-"""Says what rollouts have earned."""
+Hire = Callable[[], Listeners]
+"""Loads who hears and judges, in whatever process they work."""
+Piece = tuple[list[int], list[list[int]]]
+"""Prompts, and the seeds of their answers."""
+Done = tuple[list[Rollout], Measured]
+"""What became of a piece."""
 
 NUM_SHOWN = 3
 """Answers of a round that are kept to be read."""
@@ -90,6 +88,13 @@ class Round:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
+class Crew(Protocol):
+    """Others who roll out and measure (`training/on_ray.py`)."""
+
+    def work(self, weights: Mapping[str, Tensor], pieces: Sequence[Piece]) -> list[Done]:
+        """Answer and measure pieces of a round, given the policy's parameters that learn."""
+
+
 class Rounds:
     """Makes the batch of every step: rolls out, rewards and weighs once a round."""
 
@@ -101,9 +106,10 @@ class Rounds:
         recipe: RewardedRecipe,
         out: Path,
         lesson: Lesson | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.learner, self.rollouts, self.measure = learner, rollouts, measure
-        self.recipe, self.out, self.lesson = recipe, out, lesson
+        self.recipe, self.out, self.lesson, self.crew = recipe, out, lesson, crew
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.reference = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.history: list[Round] = []
@@ -129,9 +135,7 @@ class Rounds:
         self.recall(number)
         settings, seed = self.recipe.rl, self.recipe.optim.seed
         indices = self.rollouts.indices_at(number)
-        seeds = seeds_of(seed, number, len(indices), settings.group_size)
-        found = self.rollouts.roll_out(self.learner.backbone, indices, seeds, settings.temperature)
-        measured = self.measure(found)
+        found, measured = self.answered(indices, seeds_of(seed, number, len(indices), settings.group_size))
         scales = self.scales(measured)
         weighed = mixed(measured.rewards, self.recipe.rewards, scales if self.recipe.normalise else {})
         kept = self.teaching(weighed.total)
@@ -141,6 +145,19 @@ class Rounds:
         reported = (*report(self.history[-1], 1 - len(kept) / len(found)),)
         batch = replace(self.advised(batch, weighed.total, kept), reported=reported)
         self.batches = [batch.rows(*span) for span in self.spans(len(kept))]
+
+    def answered(self, indices: list[int], seeds: list[list[int]]) -> Done:
+        """Roll out and measure a round piece by piece, here or by the crew: it comes out the same bit for bit."""
+        size = self.recipe.rl.prompts_at_once or len(indices)
+        pieces = [(indices[at : at + size], seeds[at : at + size]) for at in range(0, len(indices), size)]
+        backbone = self.learner.backbone
+        if self.crew is None:
+            found = [self.rollouts.roll_out(backbone, *piece, self.recipe.rl.temperature) for piece in pieces]
+            done = [(rollouts, self.measure(rollouts)) for rollouts in found]
+        else:
+            learning = {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad}
+            done = self.crew.work(learning, pieces)
+        return [rollout for rollouts, _ in done for rollout in rollouts], joined([part for _, part in done])
 
     def recall(self, number: int) -> None:
         """Read what was seen before a round, and forget what a run that was killed saw after its last checkpoint."""
@@ -252,18 +269,20 @@ def shown_answer(rollout: Rollout, measured: Measured, place: int) -> str:
     answer = rollout.answer
     if isinstance(answer, Transcribed):
         return f"{earned}: {answer.text!r} for {answer.reference!r}"
+    if isinstance(answer, Replied):
+        return f"{earned}: {answer.text!r} to {answer.exchange.text!r}, where another said {answer.exchange.answer!r}"
     asked = answer.asked
     return f"{earned}: {len(answer.utterance.codes)} codes for {asked.reference.text!r}, {asked.instructions!r}"
 
 
-def evaluate(model: nn.Module, rollouts: Rollouts, num_prompts: int, measure: Measure) -> dict[str, float]:
-    """Answer the held-out prompts with the most probable tokens, and say what that earns; for transcripts WER too."""
+def evaluate(model: nn.Module, taken: Exercise) -> dict[str, float]:
+    """Answer the held-out prompts, and say what that earns; for transcripts WER too."""
     assert isinstance(model, Learner)
     found: list[Rollout] = []
-    for start in range(0, num_prompts, DEV_BATCH):
-        indices = range(start, min(start + DEV_BATCH, num_prompts))
-        found += rollouts.roll_out(model.backbone, indices, [[index] for index in indices], temperature=0.0)
-    measured = measure(found)
+    for start in range(0, taken.num_dev, DEV_BATCH):
+        indices = range(start, min(start + DEV_BATCH, taken.num_dev))
+        found += taken.dev.roll_out(model.backbone, indices, [[index] for index in indices], taken.dev_temperature)
+    measured = taken.measure(found)
     measures = {name: float(part.mean()) for name, part in measured.rewards.items()}
     heard = [rollout.answer for rollout in found if isinstance(rollout.answer, Transcribed)]
     for language in dict.fromkeys(answer.language for answer in heard):
@@ -273,37 +292,12 @@ def evaluate(model: nn.Module, rollouts: Rollouts, num_prompts: int, measure: Me
     return measures
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """A mode's prompts to learn from and to be measured on, and how answers are measured."""
-
-    rollouts: Rollouts
-    dev: Rollouts
-    num_dev: int
-    measure: Measure
-
-
-def exercise(recipe: RewardedRecipe, chat: Chat, learner: Learner, data_root: Path, listeners: Listeners) -> Exercise:
-    """Build what a mode learns from rewards on."""
-    names, backbone, seed = frozenset(recipe.rewards), learner.backbone, recipe.optim.seed
-    if isinstance(recipe, RewardedHearing):
-        source, dev = hearing.sources(recipe, chat, backbone, data_root)
-        hear = partial(HearingRollouts, backbone=backbone, seed=seed)
-        measure = partial(measure_transcripts, names=names, listeners=listeners)
-        return Exercise(hear(source), hear(dev), len(dev.clips), measure)
-    read = partial(speaking.read_clips, root=data_root, codes=recipe.codes, max_s=recipe.data.max_duration_s)
-    clips, dev_clips = read(recipe.data.corpora), read(recipe.data.dev)
-    speak = partial(SpeakingRollouts, chat, recipe=recipe, first=len(backbone.head.weight))
-    measure = partial(measure_speech, names=names, listeners=listeners, code_rate_hz=recipe.codes.rate_hz)
-    return Exercise(speak(clips), speak(dev_clips), len(dev_clips), measure)
-
-
 def run_rlhf(
     recipe_path: Path,
     out: Path,
     steps: int | None = None,
     data_root: Path = Path("data"),
-    listeners: Listeners | None = None,
+    listeners: Listeners | Hire = Listeners,
 ) -> dict[str, float]:
     """Let a policy learn from rewards as a recipe says, and write the whole model to `out/model`.
 
@@ -312,7 +306,8 @@ def run_rlhf(
         out: The run's folder; a run that was stopped goes on where it was.
         steps: Stop after this many steps instead of the recipe's: a multiple of `rl.updates`.
         data_root: Folder that the recipe's manifests are relative to.
-        listeners: Who hears and judges, where a reward needs it.
+        listeners: Who hears and judges, where a reward needs it, or what loads them: each actor its own, where the
+            recipe asks for a crew.
 
     Returns:
         The last evaluation.
@@ -322,7 +317,7 @@ def run_rlhf(
         AlarmError: If an alarm stopped the run.
     """
     recipe = stages.load_recipe(recipe_path)
-    if not isinstance(recipe, RewardedHearing | RewardedSpeaking):
+    if not isinstance(recipe, RewardedRecipe):
         raise ValueError(f"{recipe_path.name} has no table [rl]: it is no recipe that learns from rewards")
     if distributed.start().size > 1:
         raise ValueError("learning from rewards takes one process: start it without torchrun")
@@ -332,19 +327,33 @@ def run_rlhf(
     learner = Learner(backbone.eval(), recipe.rl.algorithm == "ppo")
     learner.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     chat = Chat(backbone.vocab, tokenizer)
-    taken = exercise(recipe, chat, learner, data_root, listeners or Listeners())
+    hire: Hire = listeners if callable(listeners) else lambda: listeners
+    taken = exercise(recipe, chat, backbone, data_root, hire())
     lesson = stages.teach(recipe, chat, backbone, data_root) if recipe.rl.rehearsal else None
     groups = stages.parameter_groups(backbone, recipe.learn)
     if learner.critic is not None:
         groups.append({"name": "critic", "lr": recipe.rl.critic_lr, "params": list(learner.critic.parameters())})
-    rounds = Rounds(learner, taken.rollouts, taken.measure, recipe, out, lesson)
     losses = partial(policy_losses, rollouts=taken.rollouts, settings=recipe.rl, lesson=lesson)
-    measured = partial(evaluate, rollouts=taken.dev, num_prompts=taken.num_dev, measure=taken.measure)
-    task = Task(learner, losses, rounds.batch_at, measured, groups, round_steps=recipe.rl.updates)
-    before(task, out)
-    measures = train(task, recipe.optim, recipe.loop, out, steps)
+    measured = partial(evaluate, taken=taken)
+    with hired(recipe, data_root, out, taken, hire) as crew:
+        rounds = Rounds(learner, taken.rollouts, taken.measure, recipe, out, lesson, crew)
+        task = Task(learner, losses, rounds.batch_at, measured, groups, round_steps=recipe.rl.updates)
+        before(task, out)
+        measures = train(task, recipe.optim, recipe.loop, out, steps)
     save_trained(recipe, data_root, out)
     return measures
+
+
+@contextmanager
+def hired(recipe: RewardedRecipe, data_root: Path, out: Path, taken: Exercise, hire: Hire) -> Iterator[Crew | None]:
+    """Start the actors that a recipe asks for, and stop them at the end; none without a number in `[scale]`."""
+    if not recipe.scale.rollout_actors:
+        yield None
+        return
+    from tristep.training import on_ray
+
+    with on_ray.started(recipe, data_root, out, taken, hire) as crew:
+        yield crew
 
 
 @torch.no_grad()

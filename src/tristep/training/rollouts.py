@@ -8,7 +8,7 @@ count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,17 +19,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
+from tristep.engine.answers import Words, notes
 from tristep.engine.drawing import draw_completions
 from tristep.engine.reciting import Sampling, recite
 from tristep.engine.sampling import Completion
 from tristep.modes.asr.data import Style
 from tristep.modes.asr.data import turns as listening_turns
 from tristep.modes.asr.decoding import Constraint, parse, token_budget
+from tristep.modes.realtime.decoding import allowed
 from tristep.modes.tts.data import FEATURES, IGNORED, NEXT, Utterance, Word, render
 from tristep.modes.tts.data import turns as speaking_turns
 from tristep.modes.tts.decoding import Recital, word_budget
 from tristep.training import hearing, speaking
-from tristep.training.mixture import Mixture, batch_finder
+from tristep.training.conversing import Exchange, ItemSource, as_heard, given
+from tristep.training.mixture import CorpusSettings, Mixture, batch_finder
 
 ENCODER_HZ = 50
 """Frames a second that the frozen encoder hands over."""
@@ -67,6 +70,19 @@ class Spoken:
 
 
 @dataclass(frozen=True)
+class Replied:
+    """What a persona was told, and what it replied."""
+
+    exchange: Exchange
+    """With the reference."""
+    other: str
+    """What another user said; a reply that suits it as well is a reply to nothing."""
+    text: str
+    is_whole: bool
+    """Whether it came to its end by itself."""
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One answer, as the backbone reads it and as rewards see it."""
 
@@ -78,7 +94,7 @@ class Rollout:
     """Among what: a row of the mode's `masks`, `NOT_CHOSEN` where nothing was chosen."""
     audio_embeddings: Tensor | None
     """Vectors for the audio slots, shape `(N, D)`."""
-    answer: Transcribed | Spoken
+    answer: Transcribed | Spoken | Replied
 
     @property
     def num_chosen(self) -> int:
@@ -266,3 +282,103 @@ def choices_of(targets: Sequence[int], utterance: Utterance, chat: Chat, rate_hz
         kinds += [inside] * num_codes + [NOT_CHOSEN if num_codes >= word_budget(word.text, rate_hz) else inside]
     following = iter(kinds)
     return [NOT_CHOSEN if target == IGNORED else next(following) for target in targets]
+
+
+class ConversingRollouts:
+    """Turns of a user, typed or in sound, and replies that are drawn for them.
+
+    A turn of sound is noted before it is answered, by the best tokens, as in every session: the trace says what was
+    heard, which is no matter of preference, so nothing in it counts as chosen.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, ItemSource], corpora: Mapping[str, CorpusSettings],
+        num_prompts: int, budget: int, seed: int,
+    ) -> None:  # fmt: skip
+        """Take the exchanges of all corpora; clips without an answer are left to rehearsal.
+
+        Args:
+            sources: What was read, by corpus.
+            corpora: How often each is met.
+            num_prompts: Exchanges of an update.
+            budget: The most tokens of a reply.
+            seed: Shuffles them.
+
+        Raises:
+            ValueError: If there is no exchange.
+        """
+        named = [(name, item) for name, source in sources.items() for item in source.items]
+        self.asked = [(name, item) for name, item in named if isinstance(item, Exchange)]
+        if not self.asked:
+            raise ValueError(f"the corpora {', '.join(sources)} have no exchange to be answered: name one in [data]")
+        self.sources, self.budget = sources, budget
+        self.chat = next(iter(sources.values())).chat
+        repeats = np.array([corpora[name].repeat for name, _ in self.asked])
+        self._find = batch_finder(Mixture(np.ones(len(repeats)), repeats, num_prompts, seed))
+        self.masks = allowed(self.chat.vocab)[None]
+        self.first_token = 0
+
+    def indices_at(self, number: int) -> list[int]:
+        """Return the exchanges of an update."""
+        return self._find(number, 0, 1, 0, 1)
+
+    def roll_out(
+        self, backbone: Backbone, indices: Sequence[int], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> list[Rollout]:
+        """Note what was said in sound, and draw replies."""
+        heard = self.heard(backbone, indices)
+        prompts = [self.prompt(index, row, own[0]) for index, row, own in zip(indices, heard, seeds, strict=True)]
+        sound = torch.cat(found) if (found := [row for row in heard if row is not None]) else None
+        spoken = [place for place, row in enumerate(heard) if row is not None]
+        noted = notes(backbone, self.chat, [prompts[place] for place in spoken], sound) if spoken else []
+        for place, trace in zip(spoken, noted, strict=True):
+            prompts[place] = prompts[place] + trace
+        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0)
+        words, budgets = Words(backbone.vocab), [self.budget] * len(prompts)
+        groups = draw_completions(backbone, prompts, sound, words, budgets, seeds, sampling)
+        return [
+            self.rollout(prompt, completion, row, index, own[0])
+            for prompt, group, row, index, own in zip(prompts, groups, heard, indices, seeds, strict=True)
+            for completion in group
+        ]
+
+    def heard(self, backbone: Backbone, indices: Sequence[int]) -> list[Tensor | None]:
+        """Return what the decoder sees of each turn's sound, shape `(N, D)`; None where it was typed."""
+        asked = [self.asked[index] for index in indices]
+        frames = [self.sources[name].frames(exchange, None) for name, exchange in asked]
+        known = iter(embedded(backbone, found) if (found := [row for row in frames if row is not None]) else [])
+        return [None if row is None else next(known) for row in frames]
+
+    def prompt(self, index: int, heard: Tensor | None, seed: int) -> list[int]:
+        """Ask for a reply; a share of the typed turns is written as the ear hears, as in training."""
+        name, exchange = self.asked[index]
+        if heard is not None:
+            return self.chat.prompt(given(exchange, len(heard), heard=True))
+        by_ear = np.random.default_rng(seed).random() < self.sources[name].settings.heard_share
+        return self.chat.prompt(given(exchange, as_heard(exchange.text) if by_ear else exchange.text, by_ear))
+
+    def other(self, index: int, seed: int) -> str:
+        """Draw another user's turn."""
+        shift = 1 + int(np.random.default_rng(seed).integers(max(1, len(self.asked) - 1)))
+        return self.asked[(index + shift) % len(self.asked)][1].text
+
+    def rollout(
+        self, prompt: list[int], completion: Completion, heard: Tensor | None, index: int, seed: int
+    ) -> Rollout:
+        """Write down one reply: every token of it was chosen, the end of the turn too."""
+        chosen, is_whole = list(completion.tokens), completion.finish_reason == "stop"
+        if is_whole:
+            chosen.append(self.chat.vocab.control("turn_end"))
+        before = len(prompt) - 1  # the prompt's last token predicts the first of the answer
+        text = self.chat.tokenizer.decode(completion.tokens).strip()
+        return Rollout(
+            tokens=prompt + chosen,
+            targets=[IGNORED] * before + chosen + [IGNORED],
+            choices=[NOT_CHOSEN] * before + [0] * len(chosen) + [NOT_CHOSEN],
+            audio_embeddings=heard,
+            answer=Replied(self.asked[index][1], self.other(index, seed), text, is_whole),
+        )
+
+    def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
+        """Score the whole vocabulary."""
+        return backbone.logits(hidden)

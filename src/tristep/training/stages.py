@@ -28,7 +28,7 @@ from tristep.training.conversing import ConversingRecipe
 from tristep.training.hearing import HearingRecipe
 from tristep.training.judging import JudgingRecipe
 from tristep.training.lattice_rows import settle_rows, share_rows
-from tristep.training.policies import RewardedHearing, RewardedSpeaking, learns_from_rewards
+from tristep.training.policies import RewardedConversing, RewardedHearing, RewardedSpeaking, learns_from_rewards
 from tristep.training.recipes import LearnSettings, Lesson, ModelSettings
 from tristep.training.speaking import SpeakingRecipe
 from tristep.training.step import Task
@@ -58,7 +58,7 @@ def load_recipe(path: Path) -> ModeRecipe:
     if mode == "tts":
         return load_toml(path, RewardedSpeaking if rewarded else SpeakingRecipe)
     if mode == "realtime":
-        return load_toml(path, ConversingRecipe)
+        return load_toml(path, RewardedConversing if rewarded else ConversingRecipe)
     if mode == "judge":
         return load_toml(path, JudgingRecipe)
     return load_toml(path, RewardedHearing if rewarded else HearingRecipe)

@@ -65,6 +65,17 @@ class PersonaCard(Settings):
         return " ".join([*lines, "Stay who you are and answer in one or two short sentences."])
 
 
+def read_prompt(persona: str, language: str = "en") -> PersonaCard:
+    """Read the facts and verbal habits of a card from what its `prompt` wrote: what the rules need to know."""
+    said = re.search(r"You say of yourself: (.*?)(?= You |$| Stay who you are)", persona)
+    facts = re.findall(r"[^.]+\.", said[1]) if said else []
+    liked = re.search(r'You like to say ("[^"]*"(?: and "[^"]*")*)', persona)
+    habits = re.findall(r'"([^"]*)"', liked[1]) if liked else []
+    return PersonaCard(
+        id="", facts=tuple(fact.strip() for fact in facts), verbal_habits=tuple(habits), language=language
+    )
+
+
 def read_cards(path: str | Path) -> list[PersonaCard]:
     """Read cards, one JSON object a line.
 
