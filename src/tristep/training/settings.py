@@ -52,6 +52,9 @@ class LoopSettings(Settings):
     evaluate_every: int = Field(default=500, gt=0)
     """Steps between two evaluations; the last step is always evaluated."""
 
+    evaluate_first: bool = False
+    """Evaluate before the first step too, so that the run says from where it came."""
+
     save_every: int = Field(default=100, gt=0)
     """Steps between two checkpoints: the most that a killed run loses."""
 

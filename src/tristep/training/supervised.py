@@ -101,6 +101,8 @@ def _run(
     log = _Log(out, state)
     batches = _batches(task, state.step, stop_at, optim.num_accumulation, loop.prefetch)
     stopping = False
+    if loop.evaluate_first and not read_metrics(out / "metrics.jsonl"):
+        log.write_evaluation(state, task, bar)
     while state.step < stop_at and not stopping:
         began = time.monotonic()
         report = train_step(state, task.losses, islice(batches, optim.num_accumulation), optim)
