@@ -69,7 +69,7 @@ say "serve: OpenAI's API on this machine"
 "$python" -m tristep serve --model shipped --port 0 --voices voices > serve.log 2> serve.err &
 server=$!
 trap 'kill $server' EXIT
-until grep -q 'is served at' serve.log; do kill -0 $server || { tail -3 serve.err; exit 1; }; sleep 0.2; done
+until grep -qs 'is served at' serve.log; do kill -0 $server || { tail -3 serve.err; exit 1; }; sleep 0.2; done
 api=$(grep -o 'http://[^ ]*/v1' serve.log)/audio
 voice=data/babble/audio/voice.wav
 consent=$(curl -sf "$api/voice_consents" -F name=babble -F language=en -F recording=@$voice | field id)
