@@ -21,8 +21,8 @@ def test_a_shipped_config_builds_a_backbone(name: str) -> None:
     assert num_rows >= backbone.vocab.size
 
 
-def test_all_four_backbones_ship() -> None:
-    assert SHIPPED == ["asr-4b", "nano", "step-audio-2-mini", "toy"]
+def test_all_backbones_ship() -> None:
+    assert SHIPPED == ["asr-4b", "nano", "step-audio-2-mini", "toy", "toy-babble"]
 
 
 @pytest.mark.parametrize(

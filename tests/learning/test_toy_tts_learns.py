@@ -1,4 +1,4 @@
-"""A toy speaker learns: random weights, 600 utterances in which each letter sounds like two codes, under a minute."""
+"""A toy speaker learns: random weights, 600 utterances in which each phone sounds like two codes, under a minute."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from tristep.chat import Chat
 from tristep.engine.reciting import Sampling, recite
 from tristep.modes.tts.data import turns
 from tristep.modes.tts.decoding import Recital
+from tristep.pronouncing import english
 from tristep.text import error_rate
 from tristep.training.stages import run
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "toy" / "speak.toml"
-LETTERS = "abcdef"
-SOUNDS = {letter: (2 * number, 2 * number + 1) for number, letter in enumerate(LETTERS)}
+SYLLABLES = ("bee", "do", "fee", "me", "two", "we")
+PHONES = sorted({phone for syllable in SYLLABLES for phone in english().pronounce(syllable)})
+SOUNDS = {phone: (2 * number, 2 * number + 1) for number, phone in enumerate(PHONES)}
 SLOW = "Slowly."
 
 
@@ -34,13 +36,14 @@ def one_thread() -> Iterator[None]:
 
 
 def codes_of(word: str, slow: bool) -> list[int]:
-    """Sound a word: two codes a letter, the second one twice if it is slow."""
-    return [code for letter in word for code in SOUNDS[letter] + (SOUNDS[letter][1:] if slow else ())]
+    """Sound a word, syllables joined by hyphens: two codes a phone, the second one twice if it is slow."""
+    phones = "".join(english().pronounce(syllable) for syllable in word.split("-"))
+    return [code for phone in phones for code in SOUNDS[phone] + (SOUNDS[phone][1:] if slow else ())]
 
 
 def utterance(number: int, split: str) -> dict[str, Any]:
     rng = random.Random(f"{split} {number}")
-    words = ["".join(rng.choices(LETTERS, k=rng.randint(1, 4))) for _ in range(rng.randint(1, 4))]
+    words = ["-".join(rng.choices(SYLLABLES, k=rng.randint(1, 2))) for _ in range(rng.randint(1, 4))]
     slow = rng.random() < 0.5
     row: dict[str, Any] = {"id": str(number), "speaker": "s", "split": split, "words": [], "codes": []}
     for word in words:
@@ -76,11 +79,11 @@ def test_a_toy_learns_to_speak_words_it_has_not_seen_and_as_slowly_as_it_is_told
     write_utterances(tmp_path / "letters" / "utterances.jsonl")
     measures = run(RECIPE, tmp_path / "out", data_root=tmp_path)
     assert measures["code"] < 0.2
-    texts = ["abc fed", "cafe a bad", "deaf", "face bead cab"]
+    texts = ["bee-do fee", "me-do fee two-we", "do-fee", "fee-me we-bee do-two"]
     lengths = []
     for instructions, slow in ((SLOW, True), ("As usual.", False)):
         expected = [[code for word in text.split() for code in codes_of(word, slow)] for text in texts]
         said = say(tmp_path / "out" / "model", texts, instructions)
         assert error_rate(list(map(spelt, expected)), list(map(spelt, said)), "en").rate < 0.3
         lengths.append(sum(map(len, said)))
-    assert lengths[0] > 1.3 * lengths[1]  # slow words have three codes a letter, others two
+    assert lengths[0] > 1.3 * lengths[1]  # slow words have three codes a phone, others two
