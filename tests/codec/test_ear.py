@@ -7,7 +7,7 @@ import torch
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ, raw_log_mel, speech_mel
 from tristep.backbone.audio_encoder import AudioEncoder
-from tristep.codec.ear import Ear, PhoneReader, as_heard
+from tristep.codec.ear import Ear, PhoneReader, listening_mel
 from tristep.codec.objective import hearing_losses
 from tristep.config import load_backbone_config
 from tristep.phones import PHONES, UNLABELLED
@@ -26,7 +26,7 @@ def mels(num_frames: int) -> torch.Tensor:
 def test_a_speaking_mel_becomes_what_the_ear_would_measure() -> None:
     noise = 0.1 * torch.randn(4 * SPEAK_HZ, generator=torch.Generator().manual_seed(0))
     resampled = torch.from_numpy(soxr.resample(noise.numpy(), SPEAK_HZ, LISTEN_HZ))
-    expected, made = raw_log_mel(resampled), as_heard(speech_mel(noise[None])[0])
+    expected, made = raw_log_mel(resampled), listening_mel(speech_mel(noise[None])[0])
     powers = [10.0 ** mel[:78].mean(dim=1) for mel in (expected, made)]  # above, the resampling filter bites
     torch.testing.assert_close(powers[0].log10(), powers[1].log10(), atol=0.15, rtol=0)
 

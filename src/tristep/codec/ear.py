@@ -24,7 +24,7 @@ from tristep.phones import PHONES
 WIDTH, DROPOUT = 256, 0.15
 
 
-def as_heard(mel: Tensor) -> Tensor:
+def listening_mel(mel: Tensor) -> Tensor:
     """Turn a speaking mel, natural logarithms, into the log10 that the ear's own windows would measure on average."""
     return mel / math.log(10) + 2 * math.log10(N_FFT / SPEECH_N_FFT)
 
@@ -87,7 +87,7 @@ class Ear:
         """
         num_tail = round(MEL_TAIL_S * MEL_HZ)
         known = inside(num_frames, mel.shape[2]).transpose(1, 2)
-        heard = torch.where(known, as_heard(mel), SILENT_MEL)
+        heard = torch.where(known, listening_mel(mel), SILENT_MEL)
         heard = normalise(F.pad(heard, (0, num_tail), value=SILENT_MEL))
         frames, _ = self.encoder(heard, num_frames + num_tail)
         frames = frames[:, : mel.shape[2] // 2].float()

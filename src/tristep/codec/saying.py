@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tristep.codec.tokenizer import Lattice
+from tristep.config import TokenizerConfig
 from tristep.phones import PHONES, UNLABELLED
 
 DISTANCE_WEIGHT = 0.5
@@ -28,7 +29,9 @@ class PhoneCells:
 
     def __init__(self, levels: tuple[int, ...], num_phone_dims: int, logprobs: Tensor) -> None:
         """Take log-probabilities of the phones in each of a code's frames, shape `(cells, stride, P)`."""
-        self.num_cells, self.logprobs = math.prod(levels[:num_phone_dims]), logprobs.float()
+        self.num_cells, self.stride = math.prod(levels[:num_phone_dims]), logprobs.shape[1]
+        # Of a label, which is right nearly always.
+        self.expected = SURE * logprobs.float() + (1 - SURE) * logprobs.float().mean(dim=-1, keepdim=True)
         points = Lattice(levels[:num_phone_dims]).points(torch.arange(self.num_cells))
         self.distances = torch.cdist(points, points).square()  # (cells, cells)
 
@@ -39,24 +42,25 @@ class PhoneCells:
             codes: As the tokenizer heard them.
             phones: Indices into `PHONES` at 50 Hz, shape `(N,)`; codes with an `UNLABELLED` frame, or with none, stay.
         """
-        stride = self.logprobs.shape[1]
-        labels = torch.full((stride * len(codes),), UNLABELLED)
+        labels = torch.full((self.stride * len(codes),), UNLABELLED)
         labels[: len(phones)] = phones[: len(labels)]
-        frames = labels.view(len(codes), stride)  # (T, stride)
+        frames = labels.view(len(codes), self.stride)  # (T, stride)
         known = (frames != UNLABELLED).all(dim=1)
-        wanted = self.expected_logprobs()[:, torch.arange(stride), frames.clamp(min=0)].sum(dim=-1).T  # (T, cells)
+        wanted = self.expected[:, torch.arange(self.stride), frames.clamp(min=0)].sum(dim=-1).T  # (T, cells)
         heard = codes % self.num_cells
         best = (wanted - DISTANCE_WEIGHT * self.distances[heard]).argmax(dim=-1)
         return torch.where(known, codes - heard + best, codes)
 
-    def expected_logprobs(self) -> Tensor:
-        """Return what each cell says of each label, which is right nearly always, shape `(cells, stride, P)`."""
-        return SURE * self.logprobs + (1 - SURE) * self.logprobs.mean(dim=-1, keepdim=True)
-
     @classmethod
-    def load(cls, path: str | Path, levels: tuple[int, ...], num_phone_dims: int) -> PhoneCells:
-        """Read what `save_cells` wrote."""
-        return cls(levels, num_phone_dims, load_file(path)["logprobs"])
+    def load(cls, path: str | Path, config: TokenizerConfig) -> PhoneCells:
+        """Read what a tokenizer's run wrote beside its weights.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"there is no {str(path)!r}: the tokenizer's run writes it beside its weights")
+        return cls(config.levels, config.num_phone_dims, load_file(path)["logprobs"])
 
 
 @torch.no_grad()

@@ -166,8 +166,7 @@ def main() -> None:
     from tristep.codec.codec import load_tokenizer
 
     tokenizer = load_tokenizer(options.codec)
-    levels, num_phone_dims = tokenizer.config.levels, tokenizer.config.num_phone_dims
-    cells = PhoneCells.load(options.phone_cells, levels, num_phone_dims) if options.phone_cells else None
+    cells = PhoneCells.load(options.phone_cells, tokenizer.config) if options.phone_cells else None
     builder = UtteranceBuilder(load_backbone(options.backbone, mode="asr")[0], tokenizer, cells)
     rows = [json.loads(line) for line in options.manifest.read_text(encoding="utf-8").splitlines()]
     built = list(build_rows(rows[: options.max_clips], options.manifest.parent, builder))

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from tristep.evaluation.report import Conditions, Record, conditions_line, html_row, write_beside
+from tristep.evaluation.report import HEAD, Conditions, Record, conditions_line, html_row, write_beside
 from tristep.evaluation.tts_report import Estimate
 
 NUM_SHOWN = 12
@@ -191,21 +191,13 @@ def lines(answer: AnswerResult) -> Iterator[str]:
     yield f"<dt>{escape(answer.said)}{heard}</dt><dd>{escape(answer.answer)}{wrong}{gain}</dd>"
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
+PAGE = (
+    HEAD
+    + """th:first-child, td:first-child {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; }}
 dt {{ color: #444; }}
 dd {{ margin: 0 0 .4rem 1.5rem; }}
 mark {{ background: #fbdcd9; color: #8c1d18; }}
-small {{ color: #666; }}
 </style>
 <h1>{title}</h1>
 <table>
@@ -222,3 +214,4 @@ a token); chance is 50 %. Intervals are over dialogues.</small></p>
 {sections}
 </html>
 """
+)

@@ -304,18 +304,23 @@ def _histogram(suite: SuiteResult) -> str:
     return svg[svg.index("<svg") :]
 
 
-PAGE = """<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }}
 th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
+small {{ color: #666; }}
+"""
+"""How every report's page begins; a page adds styles of its own and closes them."""
+PAGE = (
+    HEAD
+    + """body {{ max-width: 70rem; }}
 th:first-child, td:first-child {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; }}
-small {{ color: #666; }}
 del {{ background: #fbdcd9; color: #8c1d18; }}
 ins {{ background: #d8f0dc; color: #14532d; text-decoration: none; }}
 .failed {{ color: #8c1d18; }}
@@ -332,6 +337,7 @@ ins {{ background: #d8f0dc; color: #14532d; text-decoration: none; }}
 {sections}
 </html>
 """
+)
 
 SECTION = """<h2>{heading}</h2>
 {histogram}

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, speech_mel
-from tristep.evaluation.report import Conditions, Edit, Record, alignment, html_row, write_beside
+from tristep.evaluation.report import HEAD, Conditions, Edit, Record, alignment, html_row, write_beside
 from tristep.evaluation.speech import Delivery
 
 STOP = "stop"
@@ -345,20 +345,12 @@ def _write_picture(file: io.BytesIO, waveform: Tensor) -> None:
     imsave(file, mel.numpy(), vmin=low, vmax=high, cmap="magma", origin="lower", format="png")
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
-th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left; }}
+PAGE = (
+    HEAD
+    + """th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left; }}
 section {{ margin: 1rem 0; }}
 audio {{ height: 2.5rem; vertical-align: middle; }}
 img {{ height: 5rem; vertical-align: middle; margin-left: .5rem; image-rendering: pixelated; }}
-small {{ color: #666; }}
 del {{ background: #fbdcd9; color: #8c1d18; }}
 ins {{ background: #d8f0dc; color: #14532d; text-decoration: none; }}
 </style>
@@ -370,3 +362,4 @@ ins {{ background: #d8f0dc; color: #14532d; text-decoration: none; }}
 {sections}
 </html>
 """
+)

@@ -276,7 +276,7 @@ def velocity_losses(
     led_to = noisy + (1 - time)[:, None, None] * estimated.velocity
     listened = torch.where(listens_to_guess[:, None, None], estimated.guess.float(), led_to.float())
     with torch.no_grad():
-        truth = ear.hear(flow.unscaled(mel), batch.num_mel_frames)
+        truth = ear.hear(batch.mel, batch.num_mel_frames)
     heard = ear.hear(flow.unscaled(listened), batch.num_mel_frames)
     parts = hearing_losses(heard, truth, batch.phones, num_pairs)
     sums["loss"] = sums["loss"] + weights.heard_phones * parts["phones"] + weights.heard_frames * parts["frames"]
@@ -317,7 +317,7 @@ def run_flow(recipe: FlowRecipe, out: Path, steps: int | None, data_root: Path) 
     config = load_codec_config(recipe.codec)
     heard, dev = heard_corpora(recipe, config.tokenizer, data_root)
     tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
-    cells = phone_cells(recipe, config.tokenizer)
+    cells = PhoneCells.load(recipe.phone_cells, config.tokenizer) if recipe.phone_cells else None
     codes = say_phones(heard, tokenize_clips(heard, tokenizer), cells, recipe.heard_share)
     dev_codes = say_phones(dev, tokenize_clips(dev, tokenizer), cells, 0.0)
     crops, dev_crops = (
@@ -382,21 +382,12 @@ def load_ear(recipe: FlowRecipe) -> Ear | None:
     return Ear(load_encoder(recipe.encoder).to(device), PhoneReader.load(recipe.phone_reader).to(device))
 
 
-def phone_cells(recipe: FlowRecipe, config: TokenizerConfig) -> PhoneCells | None:
-    """Read what the tokenizer's codes say, if the recipe names it."""
-    if recipe.phone_cells is None:
-        return None
-    if not Path(recipe.phone_cells).is_file():
-        raise ValueError(f"there is no {recipe.phone_cells!r}: the tokenizer's run writes it beside its weights")
-    return PhoneCells.load(recipe.phone_cells, config.levels, config.num_phone_dims)
-
-
 def say_phones(heard: HeardClips, codes: list[Tensor], cells: PhoneCells | None, heard_share: float) -> list[Tensor]:
     """Move the codes of clips with known phones to say them, but for a share that stays as it was heard."""
     if cells is None:
         return codes
     stays = np.random.default_rng(0).random(len(codes)) < heard_share
-    labels = (frame_phones(clip.phones, cells.logprobs.shape[1] * len(own)) for clip, own in
+    labels = (frame_phones(clip.phones, cells.stride * len(own)) for clip, own in
               zip(heard.clips, codes, strict=True))  # fmt: skip
     return [own if stay else cells.say(own, phones) for own, phones, stay in zip(codes, labels, stays, strict=True)]
 

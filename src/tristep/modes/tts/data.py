@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from tristep.chat import Chat, Codes, Control, Part, Turn
 from tristep.pronouncing import english
@@ -32,6 +32,8 @@ X_SAMPA = dict(zip("æðŋɑɔəɚɛɜɡɪɹɾʃʊʌʒθ", "{DNAO@RE3gIr4SUVZT",
 """Phones that ASCII lacks, in one character each, nearly X-SAMPA's (Wells 1995): the text model has tokens for them."""
 MARKS = ".,;:?!"
 """What is kept of a word's punctuation."""
+MOST_REMEMBERED = 65_536
+"""Words whose spelling is kept at hand: a language's, and not all that a server is ever sent."""
 LEAD_S = 0.08
 """A word's text is written this long before the word sounds."""
 
@@ -86,7 +88,7 @@ def turns(text: str, instructions: str = "", reference: Utterance | None = None)
     return [Turn("system", tuple(context)), Turn("user", (text,))]
 
 
-@cache
+@lru_cache(maxsize=MOST_REMEMBERED)
 def spelt(word: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
     """Spell a word as it sounds, each phone in tokens of its own, the first with a space before it.
 
