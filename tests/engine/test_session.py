@@ -211,7 +211,7 @@ def test_turns_may_be_heard_and_not_answered(kind: type[ServerVad] | type[Semant
 
 
 def test_speech_stops_an_answer_within_200_ms() -> None:
-    talking, _ = speaking()
+    talking, _ = speaking(num_chunks=8)  # more than is played until then
     events = streamed(talking, torch.cat([silence(500), speech(600)]))
     came = next(place for place, event in events if isinstance(event, SpeechStarted))
     assert (came - SPEAK_HZ // 2) / SPEAK_HZ <= 0.21  # 200 ms, and the chunk that it was noticed in

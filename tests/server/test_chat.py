@@ -10,6 +10,8 @@ import openai
 import pytest
 from server.toys import CLIP, KEY, SAID, Server, assert_is_envelope
 
+from tristep.server import chat
+
 MODEL = "stepaudio-2.5-chat"
 HELLO: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."}]
 
@@ -79,6 +81,8 @@ def test_an_answer_is_as_long_as_it_may_be(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "invalid_value", "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "%"}}]}]},
          "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "\u00e9"}}]}]},
+         "invalid_value", "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA"}}]}]},
          "unsupported_file", "file"),
         ({"modalities": ["text", "audio"]}, "unsupported_value", "modalities"),
@@ -104,3 +108,15 @@ def test_another_model_is_not_there(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="gpt-9", messages=HELLO)
     assert refused.value.code == "model_not_found"
+
+
+def test_sounds_that_are_too_long_together_are_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MAX_SOUND_S", 20.0)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": [sound(), sound()]}]}
+    response = httpx2.post(f"{server.address}/v1/chat/completions", json=body, headers={"api-key": KEY}, timeout=60)
+    assert_is_envelope(response, 400, "audio_too_long")
+
+
+def test_a_temperature_that_nothing_can_be_divided_by_takes_the_best(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=HELLO, temperature=1e-45)
+    assert answer.choices[0].message.content == SAID

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tristep.server.settings import Settings
 
 SPEECH = {"model": "tts-1", "input": "Hello.", "voice": "anna"}
 JSON = {"Content-Type": "application/json"}
+SECRETS = "/v1/realtime/client_secrets"
+DEEP: Any = json.loads("[" * 400 + "]" * 400)
 
 
 def ask(toy: Path, ask: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> None:
@@ -39,6 +42,12 @@ def ask(toy: Path, ask: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> None
         ("POST", "/v1/audio/speech", {"content": "{", "headers": JSON}, 400, "invalid_value"),
         ("POST", "/v1/audio/speech", {"content": "[" * 100_000, "headers": JSON}, 400, None),
         ("POST", "/v1/audio/speech", {"content": "\xff", "headers": JSON}, 400, "invalid_value"),
+        ("POST", "/v1/audio/speech", {"content": '{"input": "\\ud800"}', "headers": JSON}, 400, "invalid_value"),
+        ("POST", "/v1/audio/speech", {"content": '{"speed": NaN}', "headers": JSON}, 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", {"json": {"messages": DEEP}}, 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", {"json": {"tools": [{"parameters": DEEP}]}}, 400, "invalid_value"),
+        ("POST", SECRETS, {"content": '{"session": {"tracing": 1e999}}', "headers": JSON}, 400, "invalid_value"),
+        ("POST", SECRETS, {"content": '{"session": {"\\udc00": 1}}', "headers": JSON}, 400, "invalid_value"),
         ("POST", "/v1/audio/speech", {"content": "Hello."}, 415, None),
         ("POST", "/v1/audio/speech", {"json": {**SPEECH, "model": "gpt-9"}}, 404, "model_not_found"),
         ("POST", "/v1/audio/speech", {"json": SPEECH}, 503, "server_overloaded"),

@@ -292,6 +292,8 @@ def test_an_ephemeral_key_for_transcription(server: Server, client: openai.OpenA
     [
         ({"expires_after": {"seconds": 9}}, "expires_after.seconds"), ({"session": 7}, "session"),
         ({"session": {"audio": {"output": {"speed": 3}}}}, "session.audio.output.speed"),
+        ({"session": {"audio": {"output": {"voice": "nobody"}}}}, "session.audio.output.voice"),
+        ({"session": {"instructions": "\u6c34" * 90_000}}, "session"),
     ],
 )  # fmt: skip
 def test_a_key_for_what_can_not_be_is_not_made(server: Server, body: Message, param: str) -> None:

@@ -14,6 +14,7 @@ from server.toys import KEY, Server
 from websockets.asyncio.client import connect
 
 from tristep.audio import SPEAK_HZ, read_audio
+from tristep.server import realtime_audio
 
 Message = dict[str, Any]
 
@@ -107,3 +108,22 @@ def test_what_can_not_be_said_ends_the_session_with_a_reason(
     assert last["type"] == "tts.response.error"
     assert last["data"]["code"] == code
     assert server.service.is_ready
+
+
+@pytest.mark.parametrize("given", ["[" * 5000, '{"type": ' + "[" * 200 + "]" * 200 + "}", '{"type": NaN}', "7"])
+def test_what_is_no_json_object_ends_the_session_with_a_reason(server: Server, given: str) -> None:
+    async def main() -> Message:
+        address = server.address.replace("http", "ws") + "/v1/realtime/audio"
+        async with connect(address, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
+            await socket.send(given)
+            *_, last = [json.loads(text) async for text in socket]
+            assert socket.close_code == 1000
+            return dict(last)
+
+    assert asyncio.run(main())["data"]["code"] == "invalid_json"
+
+
+def test_who_says_nothing_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realtime_audio, "IDLE_S", 0.2)
+    last = spoken(server, [create()])[-1]
+    assert (last["type"], last["data"]["code"]) == ("tts.response.error", "idle_timeout")

@@ -264,6 +264,7 @@ def test_stepfuns_recognition_refuses_what_it_can_not_read(
     response = http.post("/v1/audio/asr/sse", json=step_request(b"x", **changes))
     assert_is_envelope(response, 400, "invalid_value")
     assert message in response.json()["error"]["message"]
-    broken = step_request(b"x", type="wav")
-    broken["audio"]["data"] = "no base64!"
-    assert_is_envelope(http.post("/v1/audio/asr/sse", json=broken), 400, "invalid_value")
+    for data in ("no base64!", "\u00e9\u00e9\u00e9\u00e9"):
+        broken = step_request(b"x", type="wav")
+        broken["audio"]["data"] = data
+        assert_is_envelope(http.post("/v1/audio/asr/sse", json=broken), 400, "invalid_value")

@@ -76,6 +76,8 @@ ANSWER_TOKENS = 256
 MIN_COMMIT_S = 0.1
 MAX_TURN_S = 600.0
 """The longest turn: it ends, or takes no more sound."""
+MAX_UNHEARD_S = 1200.0
+"""The most sound, of turns that are over and of items, that waits to be heard."""
 OVERSHOOT_MS = 500.0
 """How far beyond its end an answer may be truncated: clients count a little differently."""
 PREFIX_MS = 300
@@ -101,6 +103,8 @@ class OpenTurn:
     ear: Ear
     is_told: bool
     """Whether the client is told what was heard."""
+    num_samples: int = 0
+    """How long it is, once it is over."""
 
 
 class Session:
@@ -313,7 +317,7 @@ class Session:
         """Return the items that a response answers."""
         if options.input is None:
             return list(self.items)
-        return [self._conversation[item] if isinstance(item, str) else item for item in options.input]
+        return [self._found(item, "item_not_found") if isinstance(item, str) else item for item in options.input]
 
     def _show(self, settings: SessionSettings, items: Iterable[Item]) -> Shown:
         """Write out what the model is shown: of answers what was heard of them, and of all what still fits."""
@@ -358,8 +362,10 @@ class Session:
 
         Raises:
             SessionError: `invalid_value` for what is no sound, or is of another rate than before; `audio_too_long`
-                where nothing ends turns but the client, and this one has been open for `MAX_TURN_S`.
+                where nothing ends turns but the client, and this one has been open for `MAX_TURN_S`, or where so much
+                waits to be heard.
         """
+        self._check_unheard(0)
         if self._turn and self.settings.turn_detection is None and self._is_too_long(self._turn):
             raise SessionError("audio_too_long", f"the turn is longer than {MAX_TURN_S:g} s: commit or clear it")
         frames = self._microphone.push(waveform, sample_rate)
@@ -384,6 +390,15 @@ class Session:
     def _sound_since(self, start: int) -> Tensor:
         """Return the sound from a position up to the last frame, shape `(S,)`."""
         return self._microphone.between(start, self._turns.position)
+
+    def _check_unheard(self, num_samples: int) -> None:
+        """Refuse more sound where too much waits to be heard already."""
+        waiting = sum(turn.num_samples for turn in self._unheard) + num_samples
+        if waiting > MAX_UNHEARD_S * LISTEN_HZ:
+            raise SessionError(
+                "audio_too_long",
+                f"{waiting / LISTEN_HZ:.0f} s of sound would wait to be heard: expected at most {MAX_UNHEARD_S:g} s",
+            )
 
     def _is_too_long(self, turn: OpenTurn) -> bool:
         return self._turns.position - turn.start > MAX_TURN_S * LISTEN_HZ
@@ -485,6 +500,7 @@ class Session:
         """Make a turn an item; it will be heard to its end."""
         waveform = self._microphone.between(turn.start, end)
         self._turn, self._taken = None, end
+        turn.num_samples = len(waveform)
         turn.ear.close()
         self._unheard.append(turn)
         item = Item(turn.item_id, role="user", parts=(Part("audio", None, waveform, LISTEN_HZ),))
@@ -522,9 +538,10 @@ class Session:
             after: Id of the item before it, `root` for the front, None for the end.
 
         Raises:
-            SessionError: `item_create_duplicate_item_id`, `item_create_invalid_previous_item_id`, `invalid_value`.
+            SessionError: `item_create_duplicate_item_id`, `item_create_invalid_previous_item_id`, `invalid_value`,
+                `audio_too_long` where `MAX_UNHEARD_S` of sound wait to be heard.
         """
-        if item.id in self._conversation:
+        if item.id in self._conversation or (self._turn and item.id == self._turn.item_id):
             raise SessionError("item_create_duplicate_item_id", f"there already is an item {item.id!r}", "item.id")
         if after not in (None, ROOT) and after not in self._conversation:
             raise SessionError(
@@ -535,7 +552,9 @@ class Session:
         item = replace(item, id=item.id or self._id("item"))
         heard = [at_listening_rate(part) for part in item.parts if part.text is None and part.waveform is not None]
         if heard:
-            turn = OpenTurn(item.id, 0, self._ear(Transcribing()), is_told=False)
+            num_samples = sum(map(len, heard))
+            self._check_unheard(num_samples)
+            turn = OpenTurn(item.id, 0, self._ear(Transcribing()), is_told=False, num_samples=num_samples)
             for waveform in heard:
                 turn.ear.push(waveform)
             turn.ear.close()

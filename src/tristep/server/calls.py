@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tristep.server import uploads
 from tristep.server.errors import ApiError, unsupported
 from tristep.server.realtime import blank_job, check_model, described
 from tristep.server.realtime_events import Message, new_id
@@ -105,6 +106,7 @@ def read_session(text: str) -> Message:
     """Read the session that a client wants."""
     try:
         session = json.loads(text or "{}")
+        uploads.check_json(session)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"session is no JSON: {error}", code="invalid_value", param="session") from error
     if not isinstance(session, dict):

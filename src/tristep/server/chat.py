@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ from tristep.server import uploads
 from tristep.server.chat_jobs import Called, Complete, Finished
 from tristep.server.errors import ApiError, unsupported
 from tristep.server.realtime_events import new_id
-from tristep.server.realtime_session import Choice, Tools, checked, chosen_tool
+from tristep.server.realtime_session import Choice, Tools, checked, chosen_tool, drawable
 from tristep.server.service import OfRequest, Service, Streamed, while_connected
 from tristep.server.transcriptions import failure
 from tristep.server.worker import RefusedError, WorkerError
@@ -29,6 +28,8 @@ router = APIRouter()
 
 MAX_MESSAGES = 500
 MAX_SOUNDS = 20
+MAX_SOUND_S = 600.0
+"""Of all sounds together, which the engine holds at once."""
 
 
 class SoundObject(BaseModel):
@@ -103,7 +104,7 @@ class ChatRequest(BaseModel):
             tools=tuple(tool.value for tool in self.tools),
             tool_choice=choice_of(self.tool_choice),
             max_output_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=default if self.temperature is None else self.temperature,
+            temperature=default if self.temperature is None else drawable(self.temperature),
             seed=self.seed % 2**31,
         )
 
@@ -211,14 +212,17 @@ def sounds_of(body: ChatRequest) -> list[str]:
 
 async def decoded(service: Service, sounds: list[str], folder: Path) -> tuple[Path, ...]:
     """Write sounds as WAVs of ours."""
-    paths = []
+    paths, duration_s = [], 0.0
     for number, sound in enumerate(sounds):
         source, target = folder / f"{number}", folder / f"{number}.wav"
         try:
             source.write_bytes(base64.b64decode(sound.partition("base64,")[2] or sound, validate=True))
-        except binascii.Error as error:
+        except ValueError as error:
             raise ApiError(400, f"a sound is no base64 ({error})", code="invalid_value", param="messages") from error
-        await service.decode(source, target)
+        duration_s += await service.decode(source, target)
+        if duration_s > MAX_SOUND_S:
+            message = f"the sounds are longer than {MAX_SOUND_S:g} s together: send shorter ones"
+            raise ApiError(400, message, code="audio_too_long", param="messages")
         paths.append(target)
     return tuple(paths)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from reprlib import Repr
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +17,10 @@ from tristep.server.worker import RefusedError, WorkerError
 
 TYPES = {403: "permission_error", 429: "rate_limit_error"}
 VALIDATION_CODES = {"missing": "missing_required_parameter", "string_too_long": "string_above_max_length"}
+MAX_QUOTE, MAX_NAME, MAX_REASON = 60, 200, 500
+"""Characters of what is quoted of a client's value, of a field's name, and of what is wrong with it."""
+QUOTES = Repr()
+QUOTES.maxstring = QUOTES.maxother = MAX_QUOTE + 1
 CLIENT_LEFT = 499
 """nginx's status for a client that didn't wait; nobody reads it but the log."""
 
@@ -57,9 +62,9 @@ def error_response(error: HTTPException) -> JSONResponse:
 def invalid(errors: Sequence[Any]) -> ApiError:
     """Turn what pydantic has against a body into one sentence about the first fault."""
     first = errors[0]
-    param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
+    param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))[:MAX_NAME] or None
     code = VALIDATION_CODES.get(first["type"], "invalid_value")
-    wrong = str(first["msg"]).removeprefix("Value error, ")
+    wrong = str(first["msg"]).removeprefix("Value error, ")[:MAX_REASON]
     if first["type"] == "missing":
         message = f"{param or 'the body'} is missing: give it"
     elif param is None:
@@ -70,9 +75,9 @@ def invalid(errors: Sequence[Any]) -> ApiError:
 
 
 def shortened(value: Any) -> str:
-    """Quote a value that may be endless."""
-    quoted = repr(value)
-    return quoted if len(quoted) <= 60 else f"{quoted[:60]}..."
+    """Quote a value that may be endless, or endlessly deep."""
+    quoted = QUOTES.repr(value)
+    return quoted if len(quoted) <= MAX_QUOTE else f"{quoted[:MAX_QUOTE]}..."
 
 
 def from_pydantic(error: ValidationError) -> ApiError:

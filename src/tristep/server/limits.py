@@ -153,7 +153,7 @@ class Gate:
             return address
         if not self.keys or self.is_open(scope):
             return address
-        given = key.encode()
+        given = key.encode(errors="surrogatepass")
         matches = [hmac.compare_digest(given, key) for key in self.keys]  # all are compared, whichever matches
         if not any(matches):
             self.rate.check(address)  # keys can't be guessed fast

@@ -36,6 +36,8 @@ SEND_S = 20.0
 """Longest time that a client may take to read a message."""
 MAX_UNTAKEN = 64 * MIB
 """Characters that a client may be ahead of the engine; then it is not read until the engine has caught up."""
+MAX_WAITING = 1000
+"""Messages that it may be ahead: each may be answered by one of 256 KiB, which waits while the client does not read."""
 ENDS_OF_TURNS = '{"type":"input_audio_buffer.speech_stopped"'
 FIRST_SOUNDS = ('{"type":"response.output_audio.delta"', '{"type":"response.audio.delta"')
 
@@ -141,7 +143,7 @@ class Socket:
     def __init__(self, websocket: WebSocket, channel: Channel, service: Service) -> None:
         self.websocket, self.channel, self.metrics = websocket, channel, service.metrics
         self.settings: Settings = service.settings
-        self._num_untaken = 0
+        self._num_untaken = self._num_waiting = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._turn_ended: float | None = None
@@ -171,8 +173,7 @@ class Socket:
                 return IDLE
             except WebSocketDisconnect:
                 return LEFT
-            self._num_untaken += len(text)
-            self._make_room()
+            self._make_room(len(text), 1)
             self.channel.tell(text)
 
     async def _receive(self) -> str:
@@ -188,8 +189,7 @@ class Socket:
         try:
             async for said in self.channel:
                 if isinstance(said, Taken):
-                    self._num_untaken -= said.num_characters
-                    self._make_room()
+                    self._make_room(-said.num_characters, -1)
                 else:
                     await self._send(said)
         except TimeoutError:
@@ -211,8 +211,11 @@ class Socket:
             self.metrics.time_to_answer.observe(time.perf_counter() - self._turn_ended)
             self._turn_ended = None
 
-    def _make_room(self) -> None:
-        if self._num_untaken > MAX_UNTAKEN:
+    def _make_room(self, num_characters: int, num_messages: int) -> None:
+        """Count how far the client is ahead of the engine."""
+        self._num_untaken += num_characters
+        self._num_waiting += num_messages
+        if self._num_untaken > MAX_UNTAKEN or self._num_waiting > MAX_WAITING:
             self._has_room.clear()
         else:
             self._has_room.set()

@@ -22,6 +22,7 @@ from tristep.server.errors import ApiError, error_response, from_pydantic
 from tristep.server.jobs import Speak, Spoken
 from tristep.server.realtime import SEND_S, accept, service_of
 from tristep.server.realtime_events import Message, new_id
+from tristep.server.realtime_jobs import parsed
 from tristep.server.realtime_sound import Samples
 from tristep.server.service import Service
 from tristep.server.worker import RefusedError, WorkerError
@@ -230,12 +231,9 @@ class Reader:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message["code"])
         try:
-            given = json.loads(message.get("text") or message.get("bytes") or "")
-        except (ValueError, RecursionError) as error:
-            raise WrongError("invalid_json", f"the message is no JSON: {error}") from error
-        if not isinstance(given, dict):
-            raise WrongError("invalid_json", "the message is no JSON object")
-        return given
+            return parsed(message.get("text") or message.get("bytes") or "")
+        except ValueError as error:
+            raise WrongError("invalid_json", f"the message is no JSON object: {error}") from error
 
     async def _tell(self, kind: str, **data: Any) -> None:
         body = {"event_id": new_id("event"), "type": kind, "data": {"session_id": self.session_id, **data}}

@@ -21,6 +21,9 @@ FLAT = ("modalities", "input_audio_format", "output_audio_format", "voice", "tur
 """Fields that lie at the top of an old session object, and nowhere near it in a new one."""
 SAME = ("instructions", "tools", "tool_choice", "temperature", "tracing", "include", "prompt")
 
+MAX_DIGITS = 9
+"""Of a number that is written as text."""
+
 
 def is_beta(given: Message) -> bool:
     """Say whether the first update of a session is written in the old names."""
@@ -72,7 +75,8 @@ def output_from_beta(given: Message) -> Message:
         body["output_modalities"] = ["audio"] if "audio" in modes else ["text"]
     limit = given.get("max_response_output_tokens", given.get("max_output_tokens"))
     if limit is not None:
-        body["max_output_tokens"] = int(limit) if isinstance(limit, str) and limit.isdecimal() else limit
+        is_number = isinstance(limit, str) and limit.isdecimal() and len(limit) <= MAX_DIGITS
+        body["max_output_tokens"] = int(limit) if is_number else limit
     return body
 
 

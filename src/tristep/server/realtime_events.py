@@ -11,7 +11,14 @@ from typing import Any
 from tristep.audio import SPEAK_HZ
 from tristep.engine import dialogue
 from tristep.engine.dialogue import Event
-from tristep.server.realtime_items import MAX_SOUND, Manner, content_part, written_item, written_response
+from tristep.server.realtime_items import (
+    MAX_SOUND,
+    Manner,
+    content_part,
+    retrieved_item,
+    written_item,
+    written_response,
+)
 from tristep.server.realtime_session import Output, written_format
 from tristep.server.realtime_sound import Outgoing
 
@@ -82,7 +89,7 @@ class Writer:
             case dialogue.ItemAdded() | dialogue.ItemDone():
                 yield from item_messages(event)
             case dialogue.ItemRetrieved():
-                item = written_item(event.item, self.output.format.wire)
+                item = retrieved_item(event.item, self.output.format.wire)
                 yield message("conversation.item.retrieved", item=item)
             case dialogue.ResponseCreated() | dialogue.ResponseDone():
                 yield self._response(event)

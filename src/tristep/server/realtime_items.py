@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,8 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]{1,64}$")]
 
 MAX_FRAME = 256 * 1024
 """Most bytes of a message to a client: some hang up above 1 MiB."""
+MAX_ITEM = MAX_FRAME - 8 * 1024
+"""Bytes of an item in a message; the rest is the message around it."""
 MAX_SOUND = MAX_FRAME * 5 // 8
 """Bytes of sound in one message; base64 takes a third more."""
 TEXTS = ("input_text", "output_text", "text")
@@ -119,6 +122,21 @@ def read_item(given: Any, wire: WireFormat, param: str = "item") -> Item:
     )  # fmt: skip
 
 
+def check_size(item: Item) -> Item:
+    """Refuse an item that no message to a client could carry; sound is not told with it."""
+    num_bytes = size_of(written_item(item))
+    if num_bytes > MAX_ITEM:
+        raise SessionError(
+            "string_above_max_length", f"item takes {num_bytes} bytes: expected at most {MAX_ITEM}; shorten it", "item"
+        )
+    return item
+
+
+def size_of(body: dict[str, Any]) -> int:
+    """Return how many bytes an object takes in a message."""
+    return len(json.dumps(body, ensure_ascii=False).encode())
+
+
 def read_part(part: PartObject, wire: WireFormat, param: str) -> Part:
     """Read a part of a message."""
     if part.type in TEXTS:
@@ -176,7 +194,7 @@ def read_entry(given: dict[str, Any], wire: WireFormat, param: str) -> Item | st
 
 
 def written_item(item: Item, sound: WireFormat | None = None) -> dict[str, Any]:
-    """Write an item; its sound only where a format for it is given, and only if it fits into one message."""
+    """Write an item; its sound only where a format for it is given, and only as far as it fits into one message."""
     body: dict[str, Any] = {"id": item.id, "object": "realtime.item", "type": item.kind, "status": item.status}
     match item.kind:
         case "message":
@@ -186,6 +204,12 @@ def written_item(item: Item, sound: WireFormat | None = None) -> dict[str, Any]:
             return body | {"call_id": item.call_id, "name": item.name, "arguments": item.arguments}
         case "function_call_output":
             return body | {"call_id": item.call_id, "output": item.output}
+
+
+def retrieved_item(item: Item, sound: WireFormat) -> dict[str, Any]:
+    """Write an item with its sound, or without where both don't fit into one message."""
+    body = written_item(item, sound)
+    return body if size_of(body) <= MAX_ITEM else written_item(item)
 
 
 def written_part(part: Part, item: Item, sound: WireFormat | None) -> dict[str, Any]:

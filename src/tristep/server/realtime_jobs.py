@@ -13,15 +13,18 @@ from typing import Any, Literal
 
 import torch
 
+from tristep.codec.voice import Voice
 from tristep.engine.dialogue import SessionError, SessionSettings
 from tristep.engine.engine import Engine
 from tristep.engine.session import Session
+from tristep.server.errors import ApiError
 from tristep.server.realtime_asr import StepNames
 from tristep.server.realtime_beta import from_beta, is_beta, session_to_beta, to_beta
 from tristep.server.realtime_events import Message
 from tristep.server.realtime_openai import Protocol, error_message
 from tristep.server.realtime_session import Kind, SessionObject, TranscriptionObject, updated
 from tristep.server.shelf import Shelf
+from tristep.server.uploads import check_json
 from tristep.server.worker import Line
 
 Dialect = Literal["ga", "beta", "step-asr"]
@@ -81,7 +84,7 @@ class Conversation:
     def __init__(self, engine: Engine, cannot_speak: str, job: Converse) -> None:
         body = session_object(job, can_speak=not cannot_speak and bool(job.shelf.folders()))
         is_spoken = body.output_modalities == ["audio"]
-        voice = job.shelf.find(body.audio.output.voice) if is_spoken else None
+        voice = find_voice(job.shelf, body.audio.output.voice) if is_spoken else None
         settings = SessionSettings(**body.engine_settings(), voice=voice)
         session = Session(engine, settings, name=f"{job.session_id[-12:]}_")
         self.protocol = Protocol(session, body, job.shelf, extended=job.extended, max_items=job.max_items)
@@ -150,26 +153,20 @@ def session_object(job: Converse, *, can_speak: bool) -> SessionObject:
     return updated(body, job.wanted) if job.wanted else body
 
 
-def parsed(text: str) -> Message:
+def parsed(text: str | bytes) -> Message:
     """Read a client's message.
 
     Raises:
         ValueError: If it is no JSON object, or holds what can't be written again.
     """
     try:
-        given = json.loads(text, parse_constant=refuse_constant)
-        if "\\ud" in text.lower():
-            json.dumps(given, ensure_ascii=False).encode()
+        given = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    check_json(given)
     if not isinstance(given, dict):
         raise ValueError(f"expected an object, got {type(given).__name__}")
     return given
-
-
-def refuse_constant(name: str) -> Any:
-    """Refuse numbers that JSON doesn't have, such as NaN."""
-    raise ValueError(f"{name} is no number in JSON")
 
 
 def check_wanted(wanted: Any, job: Converse) -> Message:
@@ -180,4 +177,19 @@ def check_wanted(wanted: Any, job: Converse) -> Message:
     """
     if not isinstance(wanted, dict):
         raise SessionError("invalid_value", "session is no object", "session")
-    return updated(session_object(job, can_speak=bool(job.shelf.folders())), wanted).json_object()
+    body = updated(session_object(job, can_speak=bool(job.shelf.folders())), wanted)
+    if body.output_modalities == ["audio"]:
+        find_voice(job.shelf, body.audio.output.voice)
+    return body.json_object()
+
+
+def find_voice(shelf: Shelf, name: str) -> Voice:
+    """Read a voice.
+
+    Raises:
+        SessionError: If there is none.
+    """
+    try:
+        return shelf.find(name)
+    except ApiError as error:
+        raise SessionError(error.code or "voice_not_found", error.detail, "session.audio.output.voice") from error

@@ -7,7 +7,7 @@ message it came with, and nothing else happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,15 @@ from tristep.engine.dialogue import SessionError
 from tristep.engine.session import Session
 from tristep.server.errors import ApiError
 from tristep.server.realtime_events import Message, Writer, message
-from tristep.server.realtime_items import read_base64, read_item, read_options
+from tristep.server.realtime_items import check_size, read_base64, read_item, read_options
 from tristep.server.realtime_session import SessionObject, updated
 from tristep.server.realtime_sound import Incoming
 from tristep.server.shelf import Shelf
 
 MAX_RESPONSES = 8
 """Responses outside the conversation at once."""
+MAX_EVENT_ID, MAX_SENTENCE = 512, 2000
+"""Characters of a client's name of its message, as they are given back, and of what is wrong with it."""
 
 
 class Protocol:
@@ -43,19 +45,6 @@ class Protocol:
         self.session, self.body, self.shelf, self.max_items = session, body, shelf, max_items
         self.writer = Writer(body.audio.output, extended=extended)
         self._incoming = Incoming(body.audio.input.format.wire, LISTEN_HZ)
-        self._verbs: dict[str, Callable[[Message], Iterable[Message]]] = {
-            "session.update": self._update,
-            "input_audio_buffer.append": self._append,
-            "input_audio_buffer.commit": lambda given: self.writer.written(session.commit()),
-            "input_audio_buffer.clear": lambda given: self.writer.written(session.clear()),
-            "conversation.item.create": self._create_item,
-            "conversation.item.retrieve": lambda given: self.writer.written(session.retrieve_item(item_id(given))),
-            "conversation.item.delete": lambda given: self.writer.written(session.delete_item(item_id(given))),
-            "conversation.item.truncate": self._truncate,
-            "response.create": self._respond,
-            "response.cancel": self._cancel,
-            "tristep.played": self._played,
-        }
 
     def opened(self) -> Iterator[Message]:
         """Greet."""
@@ -68,7 +57,7 @@ class Protocol:
         """Do what a client's message asks, and answer."""
         asked = given if isinstance(given, dict) else {}
         try:
-            yield from self._verb(asked.get("type"))(asked)
+            yield from verb(asked.get("type"))(self, asked)
         except SessionError as error:
             yield error_message(str(error), error.code, error.param, asked.get("event_id"))
         except ApiError as error:
@@ -77,11 +66,6 @@ class Protocol:
     def step(self) -> Iterator[Message]:
         """Let the session go on for a moment, and tell what comes of it."""
         yield from self.writer.written(self.session.step())
-
-    def _verb(self, kind: Any) -> Callable[[Message], Iterable[Message]]:
-        if not isinstance(kind, str) or kind not in self._verbs:
-            raise SessionError("invalid_value", f"there is no message of type {str(kind)[:80]!r}", "type")
-        return self._verbs[kind]
 
     def _update(self, given: Message) -> Iterator[Message]:
         body = updated(self.body, given.get("session"))
@@ -104,8 +88,20 @@ class Protocol:
     def _create_item(self, given: Message) -> Iterator[Message]:
         if len(self.session.items) >= self.max_items:
             raise SessionError("invalid_value", f"there are {self.max_items} items already: delete some", "item")
-        item = read_item(given.get("item"), self.body.audio.input.format.wire)
+        item = check_size(read_item(given.get("item"), self.body.audio.input.format.wire))
         yield from self.writer.written(self.session.add_item(item, text_or_none(given, "previous_item_id")))
+
+    def _commit(self, given: Message) -> Iterator[Message]:
+        yield from self.writer.written(self.session.commit())
+
+    def _clear(self, given: Message) -> Iterator[Message]:
+        yield from self.writer.written(self.session.clear())
+
+    def _retrieve(self, given: Message) -> Iterator[Message]:
+        yield from self.writer.written(self.session.retrieve_item(item_id(given)))
+
+    def _delete(self, given: Message) -> Iterator[Message]:
+        yield from self.writer.written(self.session.delete_item(item_id(given)))
 
     def _truncate(self, given: Message) -> Iterator[Message]:
         end_ms, index = number(given, "audio_end_ms"), number(given, "content_index", 0)
@@ -128,10 +124,33 @@ class Protocol:
         yield from self.writer.written(self.session.cancel(text_or_none(given, "response_id")))
 
 
+VERBS: dict[str, Callable[[Protocol, Message], Iterator[Message]]] = {
+    "session.update": Protocol._update,
+    "input_audio_buffer.append": Protocol._append,
+    "input_audio_buffer.commit": Protocol._commit,
+    "input_audio_buffer.clear": Protocol._clear,
+    "conversation.item.create": Protocol._create_item,
+    "conversation.item.retrieve": Protocol._retrieve,
+    "conversation.item.delete": Protocol._delete,
+    "conversation.item.truncate": Protocol._truncate,
+    "response.create": Protocol._respond,
+    "response.cancel": Protocol._cancel,
+    "tristep.played": Protocol._played,
+}
+"""What is done for each type of message. A connection does not hold it, so that nothing outlives the connection."""
+
+
+def verb(kind: Any) -> Callable[[Protocol, Message], Iterator[Message]]:
+    """Return what is done for a type of message."""
+    if not isinstance(kind, str) or kind not in VERBS:
+        raise SessionError("invalid_value", f"there is no message of type {str(kind)[:80]!r}", "type")
+    return VERBS[kind]
+
+
 def error_message(sentence: str, code: str | None, param: str | None = None, event_id: Any = None) -> Message:
     """Say that something is wrong with a message."""
-    fault = {"type": "invalid_request_error", "code": code, "message": sentence, "param": param}
-    named = {"event_id": event_id} if isinstance(event_id, str) else {}
+    fault = {"type": "invalid_request_error", "code": code, "message": sentence[:MAX_SENTENCE], "param": param}
+    named = {"event_id": event_id[:MAX_EVENT_ID]} if isinstance(event_id, str) else {}
     return message("error", error=fault | named)
 
 

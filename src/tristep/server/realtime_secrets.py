@@ -37,4 +37,4 @@ class Secrets:
 
 def digest_of(value: str) -> bytes:
     """Hash a key: 256 random bits need no salt."""
-    return hashlib.sha256(value.encode()).digest()
+    return hashlib.sha256(value.encode(errors="surrogatepass")).digest()

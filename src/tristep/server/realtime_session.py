@@ -6,6 +6,7 @@ whole or not at all. Fields that nobody knows are ignored, because clients learn
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -21,6 +22,10 @@ Kind = Literal["realtime", "transcription"]
 MAX_TEXT = 100_000
 """Characters of instructions."""
 MAX_TOOLS = 128
+MIN_TEMPERATURE = 0.01
+"""Below it the best token is all but certain, and scores divided by it are no numbers any more."""
+MAX_SESSION = 120 * 1024
+"""Bytes of a session object, which is told whole, and to who may know either names in both."""
 REPLACED = frozenset({"turn_detection", "transcription", "noise_reduction", "tool_choice", "tracing", "truncation",
                       "prompt", "reasoning", "format"})  # fmt: skip
 """Objects that an update replaces; it adds to all others."""
@@ -226,7 +231,7 @@ class SessionObject(BaseModel):
             "tool_choice": chosen_tool(self.tool_choice),
             "max_output_tokens": max_tokens(self.max_output_tokens),
             "retention": 1.0 if truncation == "auto" else retention,
-        } | ({"temperature": self.temperature} if self.temperature is not None else {})
+        } | ({"temperature": drawable(self.temperature)} if self.temperature is not None else {})
 
     @property
     def detection(self) -> TurnDetection | None:
@@ -247,6 +252,11 @@ def written_input(heard: Input) -> dict[str, Any]:
 def written_format(given: Format) -> dict[str, Any]:
     """Write a format; only samples have a rate that could be another one."""
     return {"type": given.type, "rate": given.wire.rate} if given.type == "audio/pcm" else {"type": given.type}
+
+
+def drawable(temperature: float) -> float:
+    """Return a temperature that scores can be divided by; 0, at which the best token is taken, is one too."""
+    return temperature if temperature >= MIN_TEMPERATURE else 0.0
 
 
 def chosen_tool(choice: Choice) -> str:
@@ -274,7 +284,19 @@ def updated(current: SessionObject, changes: Any, param: str = "session") -> Ses
     fixed = {"id", "object", "model", "expires_at", "type"}
     wanted = {name: value for name, value in changes.items() if name not in fixed}
     refuse_foreign_tools(wanted.get("tools"), param)
-    return checked(SessionObject, merged(current.model_dump(), wanted), param)
+    return fitting(checked(SessionObject, merged(current.model_dump(), wanted), param), param)
+
+
+def fitting(body: SessionObject, param: str) -> SessionObject:
+    """Refuse a session object that no message to a client could carry."""
+    num_bytes = len(json.dumps(body.json_object(), ensure_ascii=False).encode())
+    if num_bytes > MAX_SESSION:
+        raise SessionError(
+            "string_above_max_length",
+            f"{param} takes {num_bytes} bytes: expected at most {MAX_SESSION}; shorten the instructions or the tools",
+            param,
+        )
+    return body
 
 
 def refuse_foreign_tools(tools: Any, param: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import time
@@ -294,7 +293,7 @@ def write_step_audio(audio: StepAudio, path: Path, max_bytes: int) -> None:
     """Write the sound of a request to a file."""
     try:
         data = base64.b64decode(audio.data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ApiError(400, f"the audio is no base64 ({error})", code="invalid_value", param="audio.data") from error
     if len(data) > max_bytes:
         raise ApiError(413, f"the audio has {len(data)} bytes: expected at most {max_bytes}", code="file_too_large")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import shutil
 import wave
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,8 @@ Form = TypeVar("Form", bound=BaseModel)
 RAW_TYPES = ("audio/pcm", "audio/raw", "audio/l16")
 """Media types of headerless samples: 16 bit, 16 kHz, one channel."""
 MAX_FIELDS, MAX_FIELD_BYTES = 64, 64 * 1024
+MAX_DEPTH = 64
+"""How deep lists and objects of JSON may lie in each other."""
 NESTED = re.compile(r"(\w+)\[(\w*)\]")
 """`name[]` is an entry of a list, `name[key]` one of an object."""
 
@@ -120,10 +124,46 @@ def write_pcm(path: Path, data: bytes, sample_rate: int = LISTEN_HZ, num_channel
 
 
 async def only_json(request: Request) -> None:
-    """Refuse a body that says it isn't JSON."""
+    """Refuse a body that says it isn't JSON, and JSON that can't be written again."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the body is {kind or 'of no kind'}: send application/json")
+    if await request.body():
+        try:
+            check_json(await request.json())
+        except ValueError as error:
+            raise ApiError(400, f"the body can't be read ({error}): expected JSON", code="invalid_value") from error
+
+
+def check_json(value: Any) -> None:
+    """Refuse what was read as JSON and can't be written again, or only by who has a deep stack.
+
+    Raises:
+        ValueError: If lists and objects are nested too deeply, a number is none, or a text holds half a character.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        for inner in level:
+            check_leaf(inner)
+        level = [inner for outer in level for inner in within(outer)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def check_leaf(value: Any) -> None:
+    """Refuse one value that JSON doesn't have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number in JSON")
+    if isinstance(value, str) and not value.isascii():
+        value.encode()
+
+
+def within(value: Any) -> Iterable[Any]:
+    """Return what lies directly in a list or an object."""
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
 
 
 def described(kind: type[BaseModel], *files: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from tristep.server.calls import without_formats
 from tristep.server.errors import ApiError
 from tristep.server.realtime import MAX_UNTAKEN
 from tristep.server.realtime_events import Message, message
-from tristep.server.realtime_jobs import Taken
+from tristep.server.realtime_jobs import Taken, parsed
 from tristep.server.realtime_openai import error_message
 from tristep.server.settings import MIB, Settings
 from tristep.server.worker import Channel, RefusedError, WorkerError
@@ -302,7 +302,6 @@ class Call:
 def read_message(text: str | bytes) -> Message:
     """Read a client's message; what is none has no type, and the engine says so."""
     try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
+        return parsed(text)
+    except ValueError:
         return {}
-    return given if isinstance(given, dict) else {}

@@ -9,6 +9,7 @@ fails the jobs it had, and another one takes its place.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -282,6 +283,7 @@ class Desk:
             self.send(number, "failed", f"{type(error).__name__}: see the server's log")
         finally:
             del self.lines[number]
+            gc.collect()  # what a job that was left in the middle of its work held on to
 
     def serve(self, num_parallel: int) -> None:
         """Take jobs, and what they are told, until the near end is closed."""
@@ -307,6 +309,8 @@ def work(connection: Connection, load: Callable[[], Answer], num_parallel: int) 
     except ValueError as error:
         connection.send_bytes(pickle.dumps((READY, "refused", str(error))))
         return
+    gc.collect()
+    gc.freeze()  # what was loaded stays: to look through it for what a job has left would take long
     connection.send_bytes(pickle.dumps((READY, "message", None)))
     try:
         Desk(connection, answer).serve(num_parallel)
