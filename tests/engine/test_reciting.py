@@ -8,7 +8,7 @@ import torch
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.config import load_backbone_config
-from tristep.engine.reciting import Sampling, draw, recite
+from tristep.engine.reciting import Sampling, draw, draw_speech, recite
 from tristep.modes.tts.data import turns
 from tristep.modes.tts.decoding import Recital
 from tristep.vocab import byte_tokenizer
@@ -55,6 +55,26 @@ def test_only_the_most_probable_are_drawn() -> None:
     assert {draw(logits, Sampling(1.0, top_k=2, top_p=1.0), generator) for _ in range(50)} == {0, 1}
     assert {draw(logits, Sampling(1.0, top_k=4, top_p=0.3), generator) for _ in range(50)} == {0}
     assert {draw(logits, Sampling(1.0, top_k=4, top_p=1.0), generator) for _ in range(400)} == {0, 1, 2}
+
+
+def how_often_a_word_ends(sampling: Sampling, num_draws: int = 2000) -> float:
+    """One way to end, with a probability of 0.2, and forty codes that share the rest."""
+    logits = torch.cat([torch.full((40,), 0.02), torch.tensor([0.2])]).log()
+    generator = torch.Generator().manual_seed(0)
+    return sum(draw_speech(logits, 40, sampling, generator) == 40 for _ in range(num_draws)) / num_draws
+
+
+@pytest.mark.parametrize("temperature", [0.25, 0.5, 1.0])
+def test_a_word_ends_as_often_as_the_model_means_it_to_at_any_temperature(temperature: float) -> None:
+    assert how_often_a_word_ends(Sampling(temperature)) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_temperature_over_ends_and_codes_alike_would_end_words_early() -> None:
+    assert how_often_a_word_ends(Sampling(0.5, ends_apart=False)) > 0.6
+
+
+def test_without_temperature_a_word_ends_where_that_is_the_most_probable() -> None:
+    assert how_often_a_word_ends(Sampling(0.0), 5) == 1.0
 
 
 @pytest.mark.parametrize("settings", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])

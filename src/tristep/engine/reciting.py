@@ -24,9 +24,12 @@ from tristep.modes.tts.decoding import Recital, allowed_mask
 class Sampling:
     """How codes are drawn."""
 
-    temperature: float = 0.5
+    temperature: float = 0.25
     top_k: int = 40
     top_p: float = 0.9
+    ends_apart: bool = True
+    """Whether a word ends as often as the model means it to, whatever makes its codes more probable: it has one way to
+    end and thousands to go on, so a temperature under 1 over both would end it early. Not at temperature 0."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 1 or not 0 < self.top_p <= 1:
@@ -44,6 +47,15 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     probs = (best / sampling.temperature).softmax(dim=-1)
     probs = probs * (probs.cumsum(dim=-1) - probs < sampling.top_p)  # the first one always stays
     return int(indices[torch.multinomial(probs.cpu(), 1, generator=generator)])
+
+
+def draw_speech(logits: Tensor, over: int | None, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw a code, or `over`, the index that ends the word, where both may be written."""
+    if over is None or not sampling.ends_apart or sampling.temperature == 0:
+        return draw(logits, sampling, generator)
+    if torch.rand((), generator=generator) < float(logits.float().softmax(dim=-1)[over]):
+        return over
+    return draw(logits.index_fill(0, torch.tensor([over], device=logits.device), -math.inf), sampling, generator)
 
 
 @torch.inference_mode()
@@ -104,7 +116,8 @@ def choose(
     allowed = allowed_mask([recital for recital, _ in rows], first, backbone.vocab.size).to(hidden.device)
     logits = backbone.head.grown_logits(hidden).masked_fill(~allowed, -math.inf)
     for (recital, generator), sampling, row in zip(rows, samplings, logits, strict=True):
-        recital.write(first + draw(row, sampling, generator))
+        over = None if recital.over is None else recital.over - first
+        recital.write(first + draw_speech(row, over, sampling, generator))
 
 
 def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], recitals: Sequence[Recital]) -> int:

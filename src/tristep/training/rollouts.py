@@ -157,7 +157,7 @@ class HearingRollouts:
         styles = [self.source.clips[index].style for index in indices]
         prompts = [self.prompt(len(row), style) for row, style in zip(embeddings, styles, strict=True)]
         budgets = [token_budget(len(frames) / ENCODER_HZ) for frames, _ in heard]
-        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0)
+        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         groups = draw_completions(
             backbone, prompts, torch.cat(embeddings), Constraint(backbone.vocab), budgets, seeds, sampling
         )
@@ -227,7 +227,7 @@ class SpeakingRollouts:
         words = [[word.text for word in asked.reference.words] for asked in wanted]
         recitals = [Recital.of(row, self.chat.vocab, self.chat.tokenizer, self.rate_hz) for row in words]
         prompts = [self.chat.prompt(speaking_turns(asked.reference.text, asked.instructions)) for asked in wanted]
-        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0)
+        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
             pass
         return [self.rollout(*row) for row in zip(wanted, words, recitals, strict=True)]
@@ -333,7 +333,7 @@ class ConversingRollouts:
         noted = notes(backbone, self.chat, [prompts[place] for place in spoken], sound) if spoken else []
         for place, trace in zip(spoken, noted, strict=True):
             prompts[place] = prompts[place] + trace
-        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0)
+        sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         words, budgets = Words(backbone.vocab), [self.budget] * len(prompts)
         groups = draw_completions(backbone, prompts, sound, words, budgets, seeds, sampling)
         return [

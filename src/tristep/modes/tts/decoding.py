@@ -88,11 +88,20 @@ class Recital:
             return [self._only(f"{feature}_{degree}") for degree in degrees]
         if not self.starts:
             return [self._only("tts_start")]
-        over = self._only("tts_end" if len(self.starts) == len(self.words) else NEXT)
-        spent = len(self.codes) - self.starts[-1]
-        if spent >= self.budgets[len(self.starts) - 1]:
-            return [over]
-        return [range(self.vocab.first_code, self.vocab.size), over]
+        if self.over is None:
+            return [self._only(self._end_of_word)]
+        return [range(self.vocab.first_code, self.vocab.size), range(self.over, self.over + 1)]
+
+    @property
+    def over(self) -> int | None:
+        """The token that ends the word, where its codes may also go on."""
+        if not self.starts or len(self.codes) - self.starts[-1] >= self.budgets[len(self.starts) - 1]:
+            return None
+        return self.vocab.control(self._end_of_word)
+
+    @property
+    def _end_of_word(self) -> str:
+        return "tts_end" if len(self.starts) == len(self.words) else NEXT
 
     def write(self, token: int) -> None:
         """Take the token that the model chose."""
