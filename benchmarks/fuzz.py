@@ -428,7 +428,7 @@ def connected(served: Served, address: str, headers: dict[str, str], names: Any 
     """Return a socket that is being opened."""
     return connect(
         address, additional_headers=headers, subprotocols=names, max_size=None, open_timeout=served.patience_s,
-        ping_timeout=served.patience_s,
+        ping_timeout=served.patience_s, max_queue=None,  # a client whose queue is full does not hear the goodbye
     )  # fmt: skip
 
 
