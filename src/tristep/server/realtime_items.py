@@ -77,7 +77,7 @@ class OutputObject(BaseModel):
     """How a response is to sound."""
 
     format: Format | None = None
-    voice: Annotated[str | None, BeforeValidator(name_of), Field(max_length=256)] = None
+    voice: Annotated[Annotated[str, Field(max_length=256)] | None, BeforeValidator(name_of)] = None
 
 
 class ResponseSound(BaseModel):
