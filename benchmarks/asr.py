@@ -13,10 +13,7 @@ with encoder and adaptor (`real-time factor`). `--costs` measures passes over se
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -27,6 +24,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
+from machine import machine
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -263,15 +261,12 @@ def pass_s(engine: Engine, batch_size: int, num_tokens: int) -> float:
 
 def conditions(arguments: argparse.Namespace, engine: Engine, waveforms: list[Tensor]) -> str:
     """Say on what the numbers were measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     minutes = sum(map(len, waveforms)) / LISTEN_HZ / 60
     return (
         f"{engine.backbone.config.name} in {arguments.precision or 'its own precision'} on {arguments.device}, "
         f"{len(waveforms)} clips, {minutes:.1f} minutes, sorted by length, of {':'.join(arguments.suite)}; "
-        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {arguments.threads} "
-        f"thread(s), load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {versions}; greedy, no "
-        f"randomness; 1 warm-up batch, median of {arguments.repeats} run(s); "
-        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        f"{arguments.threads} thread(s); greedy, no randomness; 1 warm-up batch, median of {arguments.repeats} run(s); "
+        f"{machine(PACKAGES)}"
     )
 
 

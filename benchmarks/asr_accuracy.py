@@ -13,10 +13,8 @@ processes.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 
@@ -209,23 +208,10 @@ def as_table(rows: list[Row]) -> Table:
 
 def conditions(arguments: argparse.Namespace) -> str:
     """Say on what the numbers were measured."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
-        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
-        f"load {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, {versions}; "
-        f"normaliser {NORMALISER}; one clip at a time, greedy, "
-        f"faster-whisper int8; 1 warm-up clip, median of {arguments.repeats} run(s); "
-        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        f"normaliser {NORMALISER}; one clip at a time, greedy, faster-whisper int8; 1 warm-up clip, median of "
+        f"{arguments.repeats} run(s); {machine(PACKAGES)}"
     )
-
-
-def version(package: str) -> str:
-    """Return the installed version of a package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def plot(rows: list[Row], path: Path) -> None:

@@ -16,12 +16,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import importlib.metadata
 import io
 import itertools
 import json
-import os
-import platform
 import struct
 import sys
 import tempfile
@@ -36,6 +33,7 @@ from urllib.parse import quote
 import httpx2
 import numpy as np
 import soundfile
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from served import BEARER, KEY, TESTS, Served, held, serving, toy
@@ -487,20 +485,7 @@ def as_table(parts: list[Part]) -> Table:
 
 def conditions(arguments: argparse.Namespace) -> str:
     """Say on what it was measured."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{arguments.model}, seed {arguments.seed}; {platform.system()} {platform.machine()}, "
-        f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
-        f"{versions}; {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
-    )
-
-
-def version(package: str) -> str:
-    """Return the installed version of a package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
+    return f"{arguments.model}, seed {arguments.seed}; {machine(PACKAGES)}"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ than its memory; where several rows share a step, the arithmetic may cost more t
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -163,13 +161,10 @@ def as_table(rows: list[Row]) -> Table:
 
 def conditions(arguments: argparse.Namespace, bandwidth: float) -> str:
     """Say on what the numbers were measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return (
         f"{arguments.model} on {arguments.device}, {arguments.positions} positions a row, memory read at "
-        f"{bandwidth / 1e9:.1f} GB/s; {platform.system()} {platform.machine()}, "
-        f"{len(os.sched_getaffinity(0))} cores, {arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, {versions}; 1 warm-up, "
-        f"median of {arguments.repeats}; {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        f"{bandwidth / 1e9:.1f} GB/s, {arguments.threads} thread(s); 1 warm-up, median of {arguments.repeats}; "
+        f"{machine(PACKAGES)}"
     )
 
 

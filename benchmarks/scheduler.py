@@ -10,10 +10,7 @@ in a second; latency is what a client waits for a clip. Every transcript is comp
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 import torch
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -140,14 +138,11 @@ def as_table(rows: list[Row]) -> Table:
 
 def conditions(arguments: argparse.Namespace, waveforms: list[Tensor]) -> str:
     """Say on what the numbers were measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     minutes = sum(map(len, waveforms)) / LISTEN_HZ / 60
     return (
         f"{arguments.model} in {arguments.precision or 'its own precision'} on the processor, {len(waveforms)} clips, "
-        f"{minutes:.1f} minutes of {':'.join(arguments.suite)}, {arguments.slots} slots; {platform.system()} "
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {arguments.threads} thread(s) a client, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {versions}; greedy, no randomness; "
-        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        f"{minutes:.1f} minutes of {':'.join(arguments.suite)}, {arguments.slots} slots, "
+        f"{arguments.threads} thread(s) a client; greedy, no randomness; {machine(PACKAGES)}"
     )
 
 

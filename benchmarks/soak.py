@@ -18,10 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import importlib.metadata
 import json
-import os
-import platform
 import random
 import statistics
 import sys
@@ -34,6 +31,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from served import BEARER, TESTS, Held, Served, held, serving
@@ -469,13 +467,10 @@ def verdicts_table(verdicts: list[Verdict]) -> Table:
 
 def conditions(arguments: argparse.Namespace) -> str:
     """Say on what the numbers were measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return (
         f"{arguments.model}, {arguments.threads} thread(s), {arguments.connects} connects, {arguments.disconnects} "
         f"disconnects, {arguments.sessions} sessions for {arguments.minutes:g} minutes after {arguments.warm_up:g} s "
-        f"of warm-up; {platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {versions}; "
-        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        f"of warm-up; {machine(PACKAGES)}"
     )
 
 

@@ -10,10 +10,7 @@ transcribed offline, and both texts are scored against what was said. `--commit 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -26,6 +23,7 @@ from pathlib import Path
 
 import soundfile
 import torch
+from machine import machine
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -213,13 +211,9 @@ def compared(clips: list[Clip], streamed: str, offline: str) -> str:
 
 def conditions(arguments: argparse.Namespace, num_clips: int, minutes: float) -> str:
     """Say on what the numbers were measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return (
         f"{arguments.model}, commit by {arguments.commit}, {num_clips} clips, {minutes:.1f} minutes of "
-        f"{':'.join(arguments.suite)}; {platform.system()} {platform.machine()}, "
-        f"{len(os.sched_getaffinity(0))} cores, {arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, {versions}; "
-        f"no randomness; {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        f"{':'.join(arguments.suite)}, {arguments.threads} thread(s); no randomness; {machine(PACKAGES)}"
     )
 
 

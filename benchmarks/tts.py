@@ -13,9 +13,7 @@ its option is left out. The page beside the JSON plays what each of them said.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 import soxr
 import torch
+from machine import machine
 from rich.console import Console
 
 from tristep.audio import SPEAK_HZ, read_audio
@@ -50,7 +49,7 @@ def main() -> None:
     console.print(tts_report.voice_table(reports))
     if any(report.directives for report in reports):
         console.print(tts_report.directive_table(reports))
-    print(", ".join(f"{name} {version(name)}" for name in PACKAGES), f"load {os.getloadavg()[0]:.1f}", sep="; ")
+    print(machine(PACKAGES))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         document = [report.model_dump(mode="json") for report in reports]
@@ -176,14 +175,6 @@ def session_of(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def version(package: str) -> str:
-    """Return the installed version of a package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,6 +29,7 @@ from tristep.server.realtime_session import (
     max_tokens,
     name_of,
     refuse_foreign_tools,
+    size_of,
     without_nulls,
 )
 from tristep.server.realtime_sound import Incoming, Outgoing, WireFormat
@@ -130,11 +130,6 @@ def check_size(item: Item) -> Item:
             "string_above_max_length", f"item takes {num_bytes} bytes: expected at most {MAX_ITEM}; shorten it", "item"
         )
     return item
-
-
-def size_of(body: dict[str, Any]) -> int:
-    """Return how many bytes an object takes in a message."""
-    return len(json.dumps(body, ensure_ascii=False).encode())
 
 
 def read_part(part: PartObject, wire: WireFormat, param: str) -> Part:

@@ -287,9 +287,14 @@ def updated(current: SessionObject, changes: Any, param: str = "session") -> Ses
     return fitting(checked(SessionObject, merged(current.model_dump(), wanted), param), param)
 
 
+def size_of(body: dict[str, Any]) -> int:
+    """Return how many bytes an object takes in a message."""
+    return len(json.dumps(body, ensure_ascii=False).encode())
+
+
 def fitting(body: SessionObject, param: str) -> SessionObject:
     """Refuse a session object that no message to a client could carry."""
-    num_bytes = len(json.dumps(body.json_object(), ensure_ascii=False).encode())
+    num_bytes = size_of(body.json_object())
     if num_bytes > MAX_SESSION:
         raise SessionError(
             "string_above_max_length",
