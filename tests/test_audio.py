@@ -27,6 +27,7 @@ from tristep.audio import (
     speech_mel,
     step_audio_log_mel,
     stream_audio,
+    transposition,
     write_audio,
 )
 
@@ -315,3 +316,20 @@ def test_a_speaking_frame_is_centred_on_its_hop() -> None:
 def test_a_speaking_mel_needs_the_batch_dimension() -> None:
     with pytest.raises(ValueError, match=r"expected \(B, S\)"):
         speech_mel(torch.zeros(400))
+
+
+@pytest.mark.parametrize("semitones", [-4.0, -2.0, 2.0, 4.0])
+def test_a_transposed_mel_is_that_of_another_tone(semitones: float) -> None:
+    def harmonics(hz: float) -> torch.Tensor:
+        times = torch.arange(SPEAK_HZ, dtype=torch.float64) / SPEAK_HZ
+        return sum(torch.sin(2 * torch.pi * hz * number * times) for number in range(1, 9)).float() / 8  # type: ignore[union-attr]
+
+    wanted = speech_mel(harmonics(300 * 2 ** (semitones / 12))[None])[0, :, 10:90].mean(dim=1)
+    moved = (transposition(semitones) @ speech_mel(harmonics(300)[None])[0])[:, 10:90].mean(dim=1)
+    loud = wanted > wanted.max() - 6
+    away = speech_mel(harmonics(300)[None])[0, :, 10:90].mean(dim=1)
+    assert float((moved - wanted)[loud].abs().mean()) < 0.5 * float((away - wanted)[loud].abs().mean())
+
+
+def test_what_is_not_transposed_stays() -> None:
+    torch.testing.assert_close(transposition(0.0), torch.eye(80))

@@ -394,15 +394,41 @@ def mel_filters(num_mels: int, sample_rate: int = LISTEN_HZ, n_fft: int = N_FFT,
         Weights of shape `(num_mels, n_fft // 2 + 1)`. The tensor is shared: don't write to it.
     """
     end_hz = sample_rate / 2 if top_hz is None else top_hz
-    top = 15 + math.log(end_hz / 1000) / (math.log(6.4) / 27)  # mels where the last band ends
-    mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)
-    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) * math.log(6.4) / 27))  # Hz
+    edges = mel_edges(num_mels, end_hz)
     bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
     width = edges.diff()[:, None]  # (M + 1, 1)
     rising = (bins - edges[:-2, None]) / width[:-1]  # (M, n_fft // 2 + 1)
     falling = (edges[2:, None] - bins) / width[1:]
     triangles = torch.minimum(rising, falling).clamp(min=0)
     return (triangles * 2 / (edges[2:] - edges[:-2])[:, None]).float()
+
+
+def mel_edges(num_mels: int, end_hz: float) -> Tensor:
+    """Return where Slaney's bands begin, peak and end, Hz, shape `(num_mels + 2,)` in double precision."""
+    top = 15 + math.log(end_hz / 1000) / (math.log(6.4) / 27)  # mels where the last band ends
+    mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)
+    return torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) * math.log(6.4) / 27))
+
+
+def transposition(semitones: float) -> Tensor:
+    """Build what moves a speaking mel up or down: its bands take what lies as many semitones below them.
+
+    All of the spectrum moves, harmonics and formants alike, as if the speaker were smaller or larger; time does not.
+
+    Args:
+        semitones: Upwards.
+
+    Returns:
+        Weights of shape `(M, M)`, of which each row interpolates between two bands: `weights @ mel`.
+    """
+    peaks = mel_edges(SPEECH_MELS, SPEECH_TOP_HZ)[1:-1]
+    wanted = (peaks * 2 ** (-semitones / 12)).clamp(peaks[0], peaks[-1])
+    above = torch.searchsorted(peaks, wanted).clamp(1, SPEECH_MELS - 1)
+    share = (wanted - peaks[above - 1]) / (peaks[above] - peaks[above - 1])
+    bands = torch.arange(SPEECH_MELS)
+    weights = torch.zeros(SPEECH_MELS, SPEECH_MELS, dtype=torch.float64)
+    weights[bands, above - 1], weights[bands, above] = 1 - share, share
+    return weights.float()
 
 
 def speech_mel(waveform: Tensor) -> Tensor:

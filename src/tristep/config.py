@@ -203,6 +203,8 @@ class CodecConfig(Settings):
     """Everything needed to build one codec."""
 
     name: str
+    silence: int | None = None
+    """The code that most often says silence; without it nobody pauses by a cue."""
     tokenizer: TokenizerConfig
     flow: FlowConfig
     vocoder: VocoderConfig = VocoderConfig()

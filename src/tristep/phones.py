@@ -18,6 +18,8 @@ UNLABELLED = -100
 """Stands where a frame's phone is not known."""
 FRAME_S = 0.02
 """Seconds of one label."""
+MIN_FRAMES = 2
+"""A phone that is read in a single frame is the way from one to the next."""
 
 
 def frame_phones(phones: Sequence[tuple[str, float]], num_frames: int) -> Tensor:
@@ -33,3 +35,14 @@ def frame_phones(phones: Sequence[tuple[str, float]], num_frames: int) -> Tensor
     labels = torch.tensor([PHONES.index(symbol) for symbol, _ in phones] + [PHONES.index(SILENCE)])
     middles_s = (torch.arange(num_frames) + 0.5) * FRAME_S
     return labels[torch.searchsorted(ends_s, middles_s, right=True)]
+
+
+def read_phones(frames: Tensor) -> str:
+    """Read what labels of frames `(N,)`, indices into `PHONES`, say: each phone once, and silence never."""
+    values, counts = frames.unique_consecutive(return_counts=True)
+    return without_repeats("".join(PHONES[phone] for phone in values[counts >= MIN_FRAMES]).replace(SILENCE, ""))
+
+
+def without_repeats(phones: str) -> str:
+    """Write a phone that follows itself, as at the border of two words, once."""
+    return "".join(phone for number, phone in enumerate(phones) if phone != phones[number - 1 : number])

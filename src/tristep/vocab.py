@@ -32,6 +32,7 @@ CONTROL = (
     *("think_start", "think_end", "nospeech"),
     *(f"lang_{language}" for language in LANGUAGES),
     *(f"{feature}_{degree}" for feature in ("pace", "pitch", "volume") for degree in range(1, 6)),
+    *(f"pauses_{degree}" for degree in (3, 4)),
 )
 NUM_CONTROL_ROWS = 128
 """Rows kept for control tokens in the `plain` and `chatml` layouts, so that new ones don't move the codes."""

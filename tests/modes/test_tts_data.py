@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.config import load_backbone_config
-from tristep.modes.tts.data import IGNORED, NEXT, Manner, Utterance, Word, first_codes, render, spelt, turns
+from tristep.modes.tts.data import (
+    DEGREES,
+    IGNORED,
+    NEXT,
+    Manner,
+    Utterance,
+    Word,
+    first_codes,
+    render,
+    render_manner,
+    spelt,
+    turns,
+)
 from tristep.vocab import byte_tokenizer
 
 
@@ -37,7 +49,8 @@ def test_each_word_leads_its_codes() -> None:
     sample = render(chat(), turns("Good day."), UTTERANCE)
     answer = sample.tokens[len(chat().prompt(turns("Good day."))) :]
     assert names(answer) == [
-        "pace_4", "pitch_3", "volume_3", "tts_start", *" gUd", "#5", "#6", "#7", *" deI.", "#8", "#9", "tts_end"
+        "pace_4", "pitch_3", "volume_3", "pauses_3", "tts_start",
+        *" gUd", "#5", "#6", "#7", *" deI.", "#8", "#9", "tts_end",
     ]  # fmt: skip
 
 
@@ -45,7 +58,7 @@ def test_text_is_never_predicted_and_everything_else_is() -> None:
     sample = render(chat(), turns("Good day."), UTTERANCE)
     predicted = [target for target in sample.targets if target != IGNORED]
     assert names(predicted) == [
-        "pace_4", "pitch_3", "volume_3", "tts_start", "#5", "#6", "#7", NEXT, "#8", "#9", "tts_end"
+        "pace_4", "pitch_3", "volume_3", "pauses_3", "tts_start", "#5", "#6", "#7", NEXT, "#8", "#9", "tts_end"
     ]  # fmt: skip
 
 
@@ -97,7 +110,15 @@ def test_context_lies_in_the_system_turn_and_the_text_in_the_users() -> None:
     assert "Speak the text. Slowly, please.\nGood day." in chat().tokenizer.decode(chat().render([system]).tokens)
 
 
-@pytest.mark.parametrize("degree", [1, 3, 5])
-def test_every_degree_of_every_feature_is_a_control_token(degree: int) -> None:
-    controls = Manner(degree, degree, degree).controls()
-    assert len({chat().vocab.control(name) for name in controls}) == 3
+def test_every_degree_of_every_feature_is_a_control_token() -> None:
+    manners = [Manner(**{feature: degree}) for feature, degrees in DEGREES.items() for degree in degrees]
+    tokens = {chat().vocab.control(name) for manner in manners for name in manner.controls()}
+    assert len(tokens) == sum(map(len, DEGREES.values()))
+
+
+def test_what_nobody_has_spoken_ends_where_its_manner_is_settled() -> None:
+    manner = Manner(pace=1)
+    sample = render_manner(chat(), turns("Good day."), manner)
+    settled = [chat().vocab.control(name) for name in (*manner.controls(), "tts_start")]
+    assert sample.tokens == chat().prompt(turns("Good day.")) + settled
+    assert [target for target in sample.targets if target != IGNORED] == settled

@@ -11,8 +11,10 @@ from tristep.chat import Chat
 from tristep.config import VocabConfig
 from tristep.modes.tts.data import Manner, Utterance, Word, render, turns
 from tristep.modes.tts.decoding import Recital, allowed_mask, word_budget
+from tristep.modes.tts.pauses import Pauses
 from tristep.vocab import Vocab, byte_tokenizer
 
+OPENING = ("pace_3", "pitch_3", "volume_3", "pauses_3", "tts_start")
 WORDS = st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=5)
 
 
@@ -21,8 +23,8 @@ def vocab() -> Vocab:
     return Vocab(VocabConfig(num_text=256, num_codes=20))
 
 
-def recital(words: list[str], **asked: int) -> Recital:
-    return Recital.of(words, vocab(), byte_tokenizer(), code_rate_hz=12.5, **asked)
+def recital(words: list[str], pauses: Pauses | None = None, **asked: int) -> Recital:
+    return Recital.of(words, vocab(), byte_tokenizer(), code_rate_hz=12.5, pauses=pauses, **asked)
 
 
 def speak(spoken: Recital, seed: int) -> list[int]:
@@ -36,10 +38,10 @@ def speak(spoken: Recital, seed: int) -> list[int]:
     return [*read, vocab().control("tts_end")]
 
 
-@given(WORDS, st.integers(0, 1000))
-def test_what_is_spoken_is_written_as_training_writes_it(words: list[str], seed: int) -> None:
+@given(WORDS, st.integers(0, 1000), st.booleans())
+def test_what_is_spoken_is_written_as_training_writes_it(words: list[str], seed: int, pauses: bool) -> None:
     chat = Chat(vocab(), byte_tokenizer())
-    spoken = recital(words)
+    spoken = recital(words, Pauses.of(" (pause) ".join(words), 7, 12.5) if pauses else None)
     tokens = speak(spoken, seed)
     said = Utterance(tuple(map(Word, words, spoken.starts)), tuple(spoken.codes), spoken.settled)
     prompt = chat.prompt(turns("anything"))
@@ -70,7 +72,7 @@ def test_a_word_without_an_end_is_cut_and_the_failure_is_said() -> None:
 def test_an_end_of_its_own_is_a_stop() -> None:
     spoken = recital(["on"])
     assert spoken.finish_reason is None
-    for name in ("pace_3", "pitch_3", "volume_3", "tts_start"):
+    for name in OPENING:
         spoken.write(vocab().control(name))
     spoken.write(vocab().code_token(4))
     spoken.write(vocab().control("tts_end"))
@@ -85,12 +87,14 @@ def test_a_degree_that_is_asked_for_is_the_only_one_allowed() -> None:
     assert spoken.allowed() == [range(vocab().control("pitch_5"), vocab().control("pitch_5") + 1)]
     spoken.write(vocab().control("pitch_5"))
     spoken.write(vocab().control("volume_1"))
-    assert spoken.settled == Manner(pace=2, pitch=5, volume=1)
+    assert [token for span in spoken.allowed() for token in span] == [vocab().control(f"pauses_{n}") for n in (3, 4)]
+    spoken.write(vocab().control("pauses_4"))
+    assert spoken.settled == Manner(pace=2, pitch=5, volume=1, pauses=4)
 
 
 def test_the_next_word_is_allowed_until_the_last_and_then_the_end() -> None:
     spoken = recital(["a", "b"])
-    for name in ("pace_3", "pitch_3", "volume_3", "tts_start"):
+    for name in OPENING:
         spoken.write(vocab().control(name))
     mask = allowed_mask([spoken], 256, vocab().size)[0]
     controls = {name for name, token in vocab().controls.items() if token >= 256 and mask[token - 256]}

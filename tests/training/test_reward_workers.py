@@ -10,6 +10,8 @@ from tristep.modes.judge.data import Case
 from tristep.modes.realtime.persona import PersonaCard
 from tristep.modes.tts.data import Manner, Utterance, Word
 from tristep.objectives.rewards import shaped
+from tristep.phones import without_repeats
+from tristep.pronouncing import english
 from tristep.training.conversing import Exchange
 from tristep.training.policies import ListenerSettings
 from tristep.training.reward_workers import (
@@ -21,12 +23,14 @@ from tristep.training.reward_workers import (
     measure_replies,
     measure_speech,
     measure_transcripts,
+    tempo_obeyed,
     wer,
 )
 from tristep.training.rollouts import Asked, Replied, Rollout, Spoken, Transcribed
+from tristep.training.speaking import Direction
 
 REFERENCE = Utterance((Word("hello", 0), Word("world", 5)), tuple(range(10)))
-ASKED = Asked(REFERENCE, "Slowly.", {"pace": 1})
+ASKED = Asked(REFERENCE, Direction("Slowly.", {"pace": 1}))
 SETTLED = Manner(pace=1)
 
 
@@ -78,7 +82,27 @@ def test_a_manner_obeys_as_far_as_it_goes(pace: int, expected: float) -> None:
 
 
 def test_whoever_asks_for_nothing_is_obeyed() -> None:
-    assert manner_obeyed(Spoken(Asked(REFERENCE, "", {}), REFERENCE, "stop")) == 1.0
+    assert manner_obeyed(Spoken(Asked(REFERENCE), REFERENCE, "stop")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("asked_pace", "num_codes", "expected"),
+    [(5, 10, 0.0), (5, 5, 1.0), (5, 20, -1.0), (1, 20, 1.0), (1, 10, 0.0), (3, 10, 1.0), (3, 5, -1.0)],
+)
+def test_a_pace_obeys_by_what_was_said(asked_pace: int, num_codes: int, expected: float) -> None:
+    asked = Asked(REFERENCE, Direction("", {"pace": asked_pace}), usual_codes=10)
+    said = replace(REFERENCE, codes=tuple(range(num_codes)))
+    assert tempo_obeyed(Spoken(asked, said, "stop")) == expected
+
+
+def test_phones_are_read_in_codes() -> None:
+    wanted = without_repeats(english().pronounce("hello") + english().pronounce("world"))
+
+    def earned(said: str) -> float:
+        listeners = Listeners(read_phones=lambda codes: said)
+        return float(measure_speech([spoken((1, 2, 3))], {"phones"}, listeners, 12.5).rewards["phones"])
+
+    assert [earned(wanted), earned(wanted[1:]), earned("")] == pytest.approx([1.0, 1 - 1 / len(wanted), 0.0])
 
 
 def test_sound_is_rendered_once_and_heard_by_everybody() -> None:

@@ -7,6 +7,7 @@ that the tokenizer stands on is the backbone's own, and is handed in.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tristep.audio import SPEAK_HZ
+from tristep.audio import SPEAK_HZ, transposition
 from tristep.codec.flow import UNKNOWN, Flow, FlowStream, Manner, energy_bin, pitch_bin
 from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer
 from tristep.codec.vocoder import Vocoder, VocoderStream
@@ -66,11 +67,13 @@ class Codec(nn.Module):
         guidance: float | None = None,
         semitones: float | None = None,
         decibels: float | None = None,
+        tempo: float = 1.0,
     ) -> Tensor:
         """Return the waveform `(S,)` at 24 kHz of codes `(T,)` in a voice; the settings are those of `stream`."""
         stream = self.stream(
-            voice, seed=seed, num_steps=num_steps, guidance=guidance, semitones=semitones, decibels=decibels
-        )
+            voice, seed=seed, num_steps=num_steps, guidance=guidance,
+            semitones=semitones, decibels=decibels, tempo=tempo,
+        )  # fmt: skip
         return torch.cat([stream.push(codes), stream.finish()])
 
     def stream(
@@ -82,6 +85,7 @@ class Codec(nn.Module):
         guidance: float | None = None,
         semitones: float | None = None,
         decibels: float | None = None,
+        tempo: float = 1.0,
     ) -> CodecStream:
         """Begin to speak.
 
@@ -92,9 +96,11 @@ class Codec(nn.Module):
             guidance: Strength of the flow's guidance, the config's if not given; 0 costs half.
             semitones: How much higher than usual the voice speaks; as the codes have it if not given.
             decibels: How much louder than usual.
+            tempo: How much faster than the codes are, at the same pitch.
         """
         manner = self.manner(voice, semitones, decibels)
-        return CodecStream(self.flow.stream(manner, seed, num_steps, guidance), self.vocoder.stream(seed))
+        flow = self.flow.stream(manner, seed, num_steps, guidance)
+        return CodecStream(flow, self.vocoder.stream(seed), semitones or 0.0, tempo)
 
     @torch.no_grad()
     def manner(self, voice: Voice, semitones: float | None = None, decibels: float | None = None) -> Manner:
@@ -143,16 +149,50 @@ class Codec(nn.Module):
 class CodecStream:
     """Speaks codes as they come: the chunks joined are what `Codec.decode` returns."""
 
-    def __init__(self, flow: FlowStream, vocoder: VocoderStream) -> None:
+    def __init__(self, flow: FlowStream, vocoder: VocoderStream, semitones: float = 0.0, tempo: float = 1.0) -> None:
         self.flow, self.vocoder = flow, vocoder
+        self._moved = transposition(semitones) if semitones else None
+        self._pace = Pace(tempo)
 
     def push(self, codes: Tensor) -> Tensor:
         """Take the next codes `(T,)` and return the samples that they settle, shape `(S,)`."""
-        return self.vocoder.push(self.flow.push(codes))
+        return self.vocoder.push(self._changed(self.flow.push(codes)))
 
     def finish(self) -> Tensor:
         """Return the samples that were waiting for more codes, shape `(S,)`."""
-        return torch.cat([self.vocoder.push(self.flow.finish()), self.vocoder.finish()])
+        return torch.cat([self.vocoder.push(self._changed(self.flow.finish())), self.vocoder.finish()])
+
+    def _changed(self, mel: Tensor) -> Tensor:
+        """Move a mel `(M, F)` in pitch and pace: codes have some of both, so the flow alone hardly obeys."""
+        return self._pace.push(mel if self._moved is None else self._moved.to(mel.device) @ mel)
+
+
+class Pace:
+    """Changes the pace of a mel as it comes: between its frames lie the frames of the faster or slower one."""
+
+    def __init__(self, tempo: float) -> None:
+        self.tempo = tempo
+        self._held: Tensor | None = None
+        self._first = self._num_out = 0
+        """The frame that is held first, and how many have been returned."""
+
+    def push(self, mel: Tensor) -> Tensor:
+        """Take frames `(M, F)` and return those that they settle; the whole gives what its chunks give."""
+        if self.tempo == 1:
+            return mel
+        self._held = mel if self._held is None else torch.cat([self._held, mel], dim=1)
+        if not (num_held := self._held.shape[1]):
+            return mel
+        num = math.floor((self._first + num_held - 1) / self.tempo) + 1
+        places = torch.arange(self._num_out, num, dtype=torch.float64, device=mel.device) * self.tempo - self._first
+        before = places.floor().long()
+        share = (places - before).to(mel.dtype)
+        after = (before + 1).clamp(max=num_held - 1)
+        frames = self._held[:, before] * (1 - share) + self._held[:, after] * share
+        self._num_out = num
+        passed = min(math.floor(num * self.tempo) - self._first, num_held - 1)
+        self._held, self._first = self._held[:, passed:], self._first + passed
+        return frames
 
 
 def load_tokenizer(folder: str | Path) -> SpeechTokenizer:

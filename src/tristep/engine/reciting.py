@@ -122,7 +122,7 @@ def choose(
 
 def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], recitals: Sequence[Recital]) -> int:
     """Return the positions that the longest row can come to need, after checking that there are as many."""
-    longest = max(len(word) for recital in recitals for word in recital.words)  # the padding beside it takes room too
+    longest = max(recital.most_given for recital in recitals)  # the padding beside it takes room too
     needed = longest + max(len(prompt) + recital.max_tokens for prompt, recital in zip(prompts, recitals, strict=True))
     most = backbone.config.decoder.max_positions
     if needed > most:

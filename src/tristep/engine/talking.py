@@ -30,13 +30,14 @@ from tristep.engine.scheduler import Scheduler
 from tristep.engine.writers import CodeWriter
 from tristep.modes.tts.data import Manner, turns
 from tristep.modes.tts.decoding import FinishReason, Recital
-from tristep.text import sentences, speakable, without_cues, written_words
+from tristep.modes.tts.pauses import Pauses, is_pause
+from tristep.text import Cue, Text, join_parts, sentences, speakable, split_cues, without_cues, written_words
 from tristep.vocab import TextTokenizer
 
 BETWEEN_SENTENCES_S = 0.2
 """Silence between sentences, beside what each has at its ends."""
-SEMITONES, DECIBELS = 2.0, 5.0
-"""What one degree of pitch and of volume is worth."""
+SEMITONES, DECIBELS, OCTAVES = 2.0, 5.0, 0.12
+"""What one degree of pitch, of volume, and of pace is worth, of pace beside what the codes make of it."""
 FIRST_CHUNK_S, CHUNK_S = 0.48, 0.96
 """Seconds of codes that are sounded at once: few at first, so that the first sound comes early."""
 MAX_INSTRUCTIONS = 200
@@ -230,8 +231,9 @@ class Talker:
         return Request(voice, instructions, seed, sampling or Sampling())
 
     def pieces(self, text: str) -> list[str]:
-        """Write a text as it is read aloud, cut into sentences that have words in them."""
-        pieces = [piece for piece in sentences(speakable(text)) if written_words(without_cues(piece))]
+        """Write a text as it is read aloud, cut into sentences, and passages of one manner, that have words in them."""
+        passed = (passage for sentence in sentences(speakable(text)) for passage in passages(sentence))
+        pieces = [piece for piece in passed if written_words(without_cues(piece))]
         if not pieces:
             raise ValueError(f"there is nothing to say in {text[:60]!r}: give a text with words or numbers in it")
         return pieces
@@ -239,7 +241,12 @@ class Talker:
     def recitals(self, pieces: Sequence[str]) -> list[Recital]:
         """Prepare to speak some sentences."""
         vocab, tokenizer, rate = self.backbone.vocab, self.chat.tokenizer, self.codec.code_rate_hz
-        return [Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate) for piece in pieces]
+        silence = self.codec.config.silence
+        pauses = [None if silence is None else Pauses.of(piece, silence, rate) for piece in pieces]
+        return [
+            Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate, pauses=found)
+            for piece, found in zip(pieces, pauses, strict=True)
+        ]
 
     def recite(
         self, pieces: Sequence[str], recitals: Sequence[Recital], request: Request, first: int
@@ -269,6 +276,7 @@ class Talker:
             seed=sentence_seed(request.seed, number),
             semitones=SEMITONES * (manner.pitch - 3),
             decibels=DECIBELS * (manner.volume - 3),
+            tempo=2 ** (OCTAVES * (manner.pace - 3)),
         )
 
 
@@ -329,6 +337,16 @@ class SpeechStream:
         stream = stream or self.talker.sound(self.settings, recital.settled, number)
         yield stream.push(torch.tensor(recital.codes[num_sounded:], dtype=torch.long))
         yield stream.finish()
+
+
+def passages(sentence: str) -> list[str]:
+    """Cut a sentence before each cue inside it that asks for another manner; cues of pauses stay where they are."""
+    found: list[list[Text | Cue]] = [[]]
+    for part in split_cues(sentence):
+        if isinstance(part, Cue) and not is_pause(part.text) and any(isinstance(one, Text) for one in found[-1]):
+            found.append([])
+        found[-1].append(part)
+    return [join_parts(parts) for parts in found]
 
 
 def worst(spoken: Sequence[Sentence]) -> FinishReason:

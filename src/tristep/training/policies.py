@@ -62,6 +62,8 @@ class ListenerSettings(Settings):
     """Name of the voice that is spoken in."""
     recogniser: str | None = None
     """Weights of ours, whose ASR mode listens, or `faster-whisper:` and a model of theirs."""
+    phone_cells: str | None = None
+    """What the tokenizer's codes say, the `phone_cells.safetensors` of its run: by it the reward `phones` reads."""
     mos: bool = False
     """Whether DistillMOS listens."""
     judge: str | None = None

@@ -1,6 +1,7 @@
 """Reward workers: what each rollout has earned, by name, before anything is weighed.
 
-Rewards of codes need no vocoder: how steady they are, how long, whether the manner is the one that was asked for.
+Rewards of codes need no vocoder: how steady they are, how long, how fast, which phones they say, whether the manner is
+the one that was asked for.
 Rewards of waveforms render a rollout once and let listeners hear it: a recogniser, a comparison of voices, a predictor
 of opinion scores. Replies are read: do they keep to the persona, do they answer what was said. A judge compares an
 answer with a reference, replies by each aspect of its rubric too. Listeners and judges are plain callables, so that
@@ -10,12 +11,15 @@ as good as it gets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ
@@ -29,13 +33,15 @@ from tristep.engine.answers import mean_logprob
 from tristep.engine.engine import Engine
 from tristep.engine.judging import BackbonePanel, DialoguePrompt, Judgement, Panel
 from tristep.engine.judging import Judge as Judging
-from tristep.engine.talking import DECIBELS, SEMITONES
+from tristep.engine.talking import DECIBELS, OCTAVES, SEMITONES
 from tristep.engine.witness import SpeechPrompt, Witness
 from tristep.modes.judge.data import RUBRICS
 from tristep.modes.realtime.data import turns
 from tristep.modes.realtime.persona import read_prompt, violations
 from tristep.modes.tts.data import FEATURES, Utterance
 from tristep.objectives.rewards import intelligibility, likeness, obedience, opinion, shaped, variety, within_budget
+from tristep.phones import read_phones, without_repeats
+from tristep.pronouncing import english
 from tristep.text import normalise, word_errors
 from tristep.training.policies import ListenerSettings
 from tristep.training.rollouts import Asked, Replied, Rollout, Spoken, Transcribed
@@ -53,6 +59,8 @@ LONGEST_RUN_S = 0.4
 """A code that is held longer is a decoder that is stuck."""
 SHORTEST, LONGEST = 0.6, 1.6
 """Honest durations, as a share of that of the same text as somebody said it."""
+ENOUGH_PACE = 0.3
+"""Octaves of pace that nobody can miss: a quarter faster, or a fifth slower."""
 STRANGERS = 0.1
 """CAM++'s similarity of two voices that have nothing in common."""
 
@@ -67,6 +75,8 @@ class Listeners:
     """Writes down what such a waveform says."""
     embed: Callable[[Tensor], Tensor] | None = None
     """CAM++ of such a waveform, shape `(192,)`."""
+    read_phones: Callable[[Sequence[int]], str] | None = None
+    """Reads the phones that codes say."""
     voice: Tensor | None = None
     """CAM++ of the voice that `sound` speaks in."""
     rate: Callable[[Tensor], float] | None = None
@@ -146,7 +156,7 @@ def measure_speech(
 ) -> Measured:
     """Measure codes, and their sound where a reward that is asked for needs it."""
     answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, Spoken)]
-    rewards = code_rewards(answers, code_rate_hz)
+    rewards = code_rewards(answers, code_rate_hz, listeners.read_phones)
     if not names - rewards.keys():
         return Measured(only(rewards, names))
     if listeners.sound is None:
@@ -159,8 +169,10 @@ def measure_speech(
     return measure_sound(answers, waveforms, rewards, names, listeners)
 
 
-def code_rewards(answers: Sequence[Spoken], code_rate_hz: float) -> Rewards:
-    """Reward codes without rendering them: `variety`, `duration` and `obedience`."""
+def code_rewards(
+    answers: Sequence[Spoken], code_rate_hz: float, read: Callable[[Sequence[int]], str] | None = None
+) -> Rewards:
+    """Reward codes without rendering them: `variety`, `duration`, `tempo`, `obedience`, and `phones` by a reader."""
     lengths = torch.tensor([len(answer.utterance.codes) for answer in answers])
     codes = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(answer.utterance.codes, dtype=torch.long) for answer in answers], batch_first=True
@@ -170,19 +182,37 @@ def code_rewards(answers: Sequence[Spoken], code_rate_hz: float) -> Rewards:
     return {
         "variety": variety(codes, kept, max(1, round(LONGEST_RUN_S * code_rate_hz))),
         "duration": within_budget(lengths.float(), SHORTEST * wanted, LONGEST * wanted),
+        "tempo": torch.tensor([tempo_obeyed(answer) for answer in answers]),
         "obedience": torch.tensor([manner_obeyed(answer) for answer in answers]),
-    }
+    } | ({"phones": torch.tensor([phones_said(answer, read) for answer in answers])} if read else {})
 
 
 def manner_obeyed(answer: Spoken) -> float:
     """Say how far the manner that was settled is the one that the instructions ask for; 1 where they ask for none."""
-    features = [feature for feature in FEATURES if feature in answer.asked.manner]
+    manner = answer.asked.direction.manner
+    features = [feature for feature in FEATURES if feature in manner]
     if not features:
         return 1.0
-    asked = torch.tensor([answer.asked.manner[feature] - 3 for feature in features])
+    asked = torch.tensor([manner[feature] - 3 for feature in features])
     settled = torch.tensor([getattr(answer.utterance.manner, feature) - 3 for feature in features])
     enough = asked.abs().clamp(min=1)
     return float(obedience(settled / enough, asked.sign(), 1.0).mean())
+
+
+def tempo_obeyed(answer: Spoken) -> float:
+    """Say how far the pace is the one that was asked for, against the speakers' usual; 1 where that is not known."""
+    if not answer.asked.usual_codes:
+        return 1.0
+    octaves = math.log2(answer.asked.usual_codes / max(1, len(answer.utterance.codes)))
+    asked = torch.tensor(answer.asked.direction.manner.get("pace", 3) - 3)
+    return float(obedience(torch.tensor(octaves), asked.sign(), ENOUGH_PACE))
+
+
+def phones_said(answer: Spoken, read: Callable[[Sequence[int]], str]) -> float:
+    """Return 1 - the phone error rate of what the codes say, against how a dictionary says the words."""
+    parts = (part for word in answer.utterance.words for part in word.text.split("-"))
+    wanted = without_repeats("".join(map(english().pronounce, parts)))
+    return max(0.0, 1 - edit_rate(" ".join(wanted), " ".join(read(answer.utterance.codes))))
 
 
 def measure_sound(
@@ -322,8 +352,9 @@ def load_listeners(
     Raises:
         ValueError: If weights that are named are not there.
     """
+    reader = load_phone_reader(named.phone_cells) if named.phone_cells else None
     if named.sound is None:
-        return load_readers(named, panel)
+        return replace(load_readers(named, panel), read_phones=reader)
     folder = find_weights(named.sound)
     voices, campplus = folder / "voices", folder / "codec" / "speaker.safetensors"
     voice = read_voice(voices, named.voice or next(iter(list_voices(voices)), "none"))
@@ -336,7 +367,19 @@ def load_listeners(
         if recognise is None:
             raise ValueError("[listeners] names a judge and no recogniser, whose witness it reads: name one")
         judge = speech_judge(Judging.load(named.judge, Witness(recognise, embed)), sound, voice)
-    return Listeners(sound, recognise, embed, voice.embedding, rate, judge)
+    return Listeners(sound, recognise, embed, reader, voice.embedding, rate, judge)
+
+
+def load_phone_reader(path: str) -> Callable[[Sequence[int]], str]:
+    """Read the phones of codes by what a tokenizer's cells say.
+
+    Raises:
+        ValueError: If the file is not there.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no {path!r}: the tokenizer's run writes it beside its weights")
+    phones = load_file(path)["logprobs"].argmax(dim=-1)  # (cells, stride)
+    return lambda codes: read_phones(phones[torch.tensor(codes, dtype=torch.long) % len(phones)].flatten())
 
 
 def load_readers(named: ListenerSettings, panel: Panel | None = None) -> Listeners:
@@ -372,7 +415,7 @@ def speech_judge(judge: Judging, sound: Callable[[Utterance], Tensor], voice: Vo
     usual = judge.witness.hear(sound(Utterance((), tuple(voice.reference_codes.tolist()))))
 
     def score(asked: Asked, candidate: Tensor, reference: Tensor) -> float:
-        return judge.score(SpeechPrompt(asked.reference.text, usual, asked.instructions), candidate, reference)
+        return judge.score(SpeechPrompt(asked.text, usual, asked.direction.instructions), candidate, reference)
 
     return score
 
@@ -385,6 +428,7 @@ def sound_by(codec: Codec, voice: Voice, seed: int = 0) -> Callable[[Utterance],
         waveform = codec.decode(
             torch.tensor(utterance.codes, dtype=torch.long), voice, seed=seed,
             semitones=SEMITONES * (manner.pitch - 3), decibels=DECIBELS * (manner.volume - 3),
+            tempo=2 ** (OCTAVES * (manner.pace - 3)),
         )  # fmt: skip
         return waveform if len(waveform) else torch.zeros(SPEAK_HZ // 10)
 

@@ -272,7 +272,7 @@ def shown_answer(rollout: Rollout, measured: Measured, place: int) -> str:
     if isinstance(answer, Replied):
         return f"{earned}: {answer.text!r} to {answer.exchange.text!r}, where another said {answer.exchange.answer!r}"
     asked = answer.asked
-    return f"{earned}: {len(answer.utterance.codes)} codes for {asked.reference.text!r}, {asked.instructions!r}"
+    return f"{earned}: {len(answer.utterance.codes)} codes for {asked.text!r}, {asked.direction.instructions!r}"
 
 
 def evaluate(model: nn.Module, taken: Exercise) -> dict[str, float]:

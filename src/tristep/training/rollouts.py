@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
-from tristep.chat import Chat
+from tristep.chat import Chat, Turn
 from tristep.engine.answers import Words, notes
 from tristep.engine.drawing import draw_completions
 from tristep.engine.reciting import Sampling, recite
@@ -27,12 +27,13 @@ from tristep.modes.asr.data import Style
 from tristep.modes.asr.data import turns as listening_turns
 from tristep.modes.asr.decoding import Constraint, parse, token_budget
 from tristep.modes.realtime.decoding import allowed
-from tristep.modes.tts.data import FEATURES, IGNORED, NEXT, Utterance, Word, render
+from tristep.modes.tts.data import DEGREES, FEATURES, IGNORED, NEXT, Utterance, Word, render
 from tristep.modes.tts.data import turns as speaking_turns
 from tristep.modes.tts.decoding import Recital, word_budget
 from tristep.training import hearing, speaking
 from tristep.training.conversing import Exchange, ItemSource, as_heard, given
 from tristep.training.mixture import CorpusSettings, Mixture, batch_finder
+from tristep.training.speaking import NOTHING_ASKED, Direction
 
 ENCODER_HZ = 50
 """Frames a second that the frozen encoder hands over."""
@@ -55,9 +56,14 @@ class Asked:
 
     reference: Utterance
     """The text, as somebody said it."""
-    instructions: str
-    manner: dict[str, int]
-    """Degrees that the instructions settle."""
+    direction: Direction = NOTHING_ASKED
+    usual_codes: float = 0.0
+    """How many codes the text takes at the speakers' usual pace; 0 where that is not known."""
+
+    @property
+    def text(self) -> str:
+        """The text, with a cue where there is one."""
+        return self.direction.cued(self.reference.text)
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,9 @@ class SpeakingRollouts:
         self.chat, self.clips, self.first_token = chat, clips, first
         self.rate_hz, self.seed = recipe.codes.rate_hz, recipe.optim.seed
         self.instructed_share = recipe.data.instructed_share
+        spoken = [clip.utterance for clip in clips if clip.utterance.codes]
+        letters = sum(letters_of(utterance) for utterance in spoken)
+        self.codes_per_letter = sum(len(utterance.codes) for utterance in spoken) / letters if letters else 0.0
         durations = np.array([clip.duration_s for clip in clips])
         repeats = np.array([clip.repeat for clip in clips])
         self._find = batch_finder(Mixture(durations, repeats, recipe.data.batch_s, self.seed))
@@ -226,7 +235,7 @@ class SpeakingRollouts:
         wanted = [self.asked(index, own[0]) for index, own in zip(indices, seeds, strict=True) for _ in own]
         words = [[word.text for word in asked.reference.words] for asked in wanted]
         recitals = [Recital.of(row, self.chat.vocab, self.chat.tokenizer, self.rate_hz) for row in words]
-        prompts = [self.chat.prompt(speaking_turns(asked.reference.text, asked.instructions)) for asked in wanted]
+        prompts = [self.chat.prompt(self.turns(asked)) for asked in wanted]
         sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
             pass
@@ -235,17 +244,21 @@ class SpeakingRollouts:
     def asked(self, index: int, seed: int) -> Asked:
         """Draw how a text is to be spoken: the same for all answers of a prompt."""
         clip, rng = self.clips[index], np.random.default_rng(seed)
-        if not clip.instructions or rng.random() >= self.instructed_share:
-            return Asked(clip.utterance, "", {})
-        instructions, manner = clip.instructions[rng.integers(len(clip.instructions))]
-        return Asked(clip.utterance, instructions, manner)
+        usual_codes = letters_of(clip.utterance) * self.codes_per_letter
+        if not clip.directions or rng.random() >= self.instructed_share:
+            return Asked(clip.utterance, usual_codes=usual_codes)
+        return Asked(clip.utterance, clip.directions[rng.integers(len(clip.directions))], usual_codes)
+
+    def turns(self, asked: Asked) -> list[Turn]:
+        """Build what the model is given."""
+        return speaking_turns(asked.text, asked.direction.instructions)
 
     def rollout(self, asked: Asked, words: list[str], recital: Recital) -> Rollout:
         """Write down one answer as a training sample, and what was a choice in it."""
         assert recital.finish_reason is not None
         firsts = [Word(word, first) for word, first in zip(words, recital.starts, strict=True)]
         utterance = Utterance(tuple(firsts), tuple(recital.codes), recital.settled)
-        sample = render(self.chat, speaking_turns(asked.reference.text, asked.instructions), utterance)
+        sample = render(self.chat, self.turns(asked), utterance)
         choices = choices_of(sample.targets, utterance, self.chat, self.rate_hz)
         targets = [target if choice >= 0 else IGNORED for target, choice in zip(sample.targets, choices, strict=True)]
         return Rollout(sample.tokens, targets, choices, None, Spoken(asked, utterance, recital.finish_reason))
@@ -259,12 +272,17 @@ CODE_OR_NEXT, CODE_OR_END = len(FEATURES), len(FEATURES) + 1
 """The choices after those of the manner: inside a word, and inside the last one."""
 
 
+def letters_of(utterance: Utterance) -> int:
+    """Count the letters of what is spoken."""
+    return sum(map(str.isalpha, utterance.text))
+
+
 def speaking_masks(chat: Chat, first_token: int) -> Tensor:
     """Mark what may be written at each kind of choice of the TTS mode, shape `(C, V)`."""
     vocab = chat.vocab
     masks = torch.zeros(len(FEATURES) + 2, vocab.size - first_token, dtype=torch.bool)
     for row, feature in enumerate(FEATURES):
-        masks[row, [vocab.control(f"{feature}_{degree}") - first_token for degree in range(1, 6)]] = True
+        masks[row, [vocab.control(f"{feature}_{degree}") - first_token for degree in DEGREES[feature]]] = True
     masks[len(FEATURES) :, vocab.first_code - first_token :] = True
     masks[CODE_OR_NEXT, vocab.control(NEXT) - first_token] = True
     masks[CODE_OR_END, vocab.control("tts_end") - first_token] = True

@@ -22,15 +22,18 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
-from tristep.chat import Chat
+from tristep.chat import Chat, Turn
 from tristep.codec.tokenizer import Lattice
 from tristep.config import Settings
-from tristep.modes.tts.data import IGNORED, Manner, Sample, Utterance, Word, render, turns
+from tristep.modes.tts.data import IGNORED, Manner, Sample, Utterance, Word, render, render_manner, turns
 from tristep.modes.tts.objective import tts_losses
 from tristep.training.mixture import Mixture, batch_finder, pack_rows
 from tristep.training.recipes import Lesson, Recipe
 from tristep.training.settings import OptimSettings
 from tristep.training.step import means
+
+UNSPOKEN_S = 1.0
+"""As how much speech an utterance without codes counts: its manner is all that is learnt of it."""
 
 
 class UtteranceSettings(Settings):
@@ -83,6 +86,21 @@ class SpeakingRecipe(Recipe):
 
 
 @dataclass(frozen=True)
+class Direction:
+    """One way to ask for a manner."""
+
+    instructions: str
+    manner: dict[str, int]
+    """Which degrees it settles."""
+    cue: str = ""
+    """A cue before the text."""
+
+    def cued(self, text: str) -> str:
+        """Return a text with the cue."""
+        return f"({self.cue}) {text}" if self.cue else text
+
+
+@dataclass(frozen=True)
 class Clip:
     """One utterance of a corpus, and how often it is seen."""
 
@@ -90,8 +108,8 @@ class Clip:
     speaker: str
     duration_s: float
     repeat: float
-    instructions: tuple[tuple[str, dict[str, int]], ...]
-    """What could have been asked for, and which degrees that settles."""
+    directions: tuple[Direction, ...]
+    """What could have been asked for."""
 
 
 def read_clips(corpora: Sequence[UtteranceSettings], root: Path, codes: CodesSettings, max_s: float) -> list[Clip]:
@@ -116,8 +134,14 @@ def read_clip(row: dict[str, Any], codes: CodesSettings, repeat: float) -> Clip:
     """Read one row."""
     words = tuple(Word(text, first) for text, first in row["words"])
     utterance = Utterance(words, tuple(row["codes"]), Manner(**row.get("manner", {})))
-    instructions = tuple((entry["text"], entry["manner"]) for entry in row.get("instructions", ()))
-    return Clip(utterance, row["speaker"], len(row["codes"]) / codes.rate_hz, repeat, instructions)
+    directions = tuple(
+        Direction(entry["text"], entry["manner"], entry.get("cue", "")) for entry in row.get("instructions", ())
+    )
+    duration_s = len(row["codes"]) / codes.rate_hz or UNSPOKEN_S
+    return Clip(utterance, row.get("speaker", ""), duration_s, repeat, directions)
+
+
+NOTHING_ASKED = Direction("", {})
 
 
 @dataclass(frozen=True)
@@ -158,21 +182,26 @@ class UtteranceSource:
         self.max_reference = round(settings.reference_s * codes.rate_hz)
         self.references: dict[str, list[int]] = defaultdict(list)
         for index, clip in enumerate(clips):
-            if len(clip.utterance.codes) <= self.max_reference:
+            if 0 < len(clip.utterance.codes) <= self.max_reference:
                 self.references[clip.speaker].append(index)
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         """Build one sample; with a generator, sometimes instructed and sometimes cloned."""
         clip = self.clips[index]
         if rng is None:
-            return render(self.chat, turns(clip.utterance.text), clip.utterance)
-        asked = ""
-        manner: dict[str, int] = {}
-        if clip.instructions and rng.random() < self.settings.instructed_share:
-            asked, manner = clip.instructions[rng.integers(len(clip.instructions))]
+            return self.rendered(turns(clip.utterance.text), clip.utterance)
+        asked = NOTHING_ASKED
+        if clip.directions and rng.random() < self.settings.instructed_share:
+            asked = clip.directions[rng.integers(len(clip.directions))]
         reference = self.reference(index, rng) if rng.random() < self.settings.cloned_share else None
-        utterance = replace(clip.utterance, manner=replace(clip.utterance.manner, **manner))
-        return render(self.chat, turns(utterance.text, asked, reference), utterance)
+        utterance = replace(clip.utterance, manner=replace(clip.utterance.manner, **asked.manner))
+        return self.rendered(turns(asked.cued(utterance.text), asked.instructions, reference), utterance)
+
+    def rendered(self, context: Sequence[Turn], utterance: Utterance) -> Sample:
+        """Write an utterance; of one that nobody has spoken, the manner."""
+        if utterance.codes:
+            return render(self.chat, context, utterance)
+        return render_manner(self.chat, context, utterance.manner)
 
     def reference(self, index: int, rng: np.random.Generator) -> Utterance | None:
         """Choose another utterance of the same speaker, None if there is none short enough."""

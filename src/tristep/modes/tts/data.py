@@ -2,10 +2,10 @@
 
 The report leaves the layout open (sections 2.3, 5.1). Here the system turn holds the instructions and, for a cloned
 voice, what the reference says and its codes (the order of Step-Audio-EditX, section 5.4); the user turn holds the
-text with its inline cues. The assistant first writes down how it will speak (pace, pitch, volume), then goes through
-the text word by word: a word's phones, then the codes of its sound. The text is given, so in speaking only the choice
-"another code or the next word" is the model's own: it can neither skip a word nor say one twice, and a small model
-needs no long training to find its place in the text. `NEXT` is that choice; it is predicted and never read. The
+text with its inline cues. The assistant first writes down how it will speak (pace, pitch, volume, pauses), then goes
+through the text word by word: a word's phones, then the codes of its sound. The text is given, so in speaking only the
+choice "another code or the next word" is the model's own: it can neither skip a word nor say one twice, and a small
+model needs no long training to find its place in the text. `NEXT` is that choice; it is predicted and never read. The
 user's text comes in the text model's own tokens, for its meaning; the answer spells each word as it sounds, because a
 few hours of speech teach how phones sound, and not how tens of thousands of words are pronounced.
 """
@@ -21,8 +21,9 @@ from tristep.chat import Chat, Codes, Control, Part, Turn
 from tristep.pronouncing import english
 from tristep.vocab import TextTokenizer
 
-FEATURES = ("pace", "pitch", "volume")
-"""What the assistant settles before it speaks, each in five degrees, 3 being the voice's own."""
+DEGREES = {"pace": range(1, 6), "pitch": range(1, 6), "volume": range(1, 6), "pauses": range(3, 5)}
+"""What the assistant settles before it speaks, and in which degrees: 3 is the voice's own. Pauses are usual or long."""
+FEATURES = tuple(DEGREES)
 NEXT = "tts_pad"
 """Predicted where a word's codes are over and the next word's text follows."""
 IGNORED = -100
@@ -40,11 +41,12 @@ LEAD_S = 0.08
 
 @dataclass(frozen=True)
 class Manner:
-    """How something is said, in degrees from 1 to 5."""
+    """How something is said, in `DEGREES`."""
 
     pace: int = 3
     pitch: int = 3
     volume: int = 3
+    pauses: int = 3
 
     def controls(self) -> list[str]:
         """Name the control tokens that say so."""
@@ -110,11 +112,17 @@ class Sample:
     """What each position predicts, a control token or a code; `IGNORED` where it predicts nothing."""
 
 
+def render_manner(chat: Chat, context: Sequence[Turn], manner: Manner) -> Sample:
+    """Write a sample of what nobody has spoken yet: the prompt, and the manner that it asks for."""
+    prompt = chat.prompt(context)
+    opening = [chat.vocab.control(name) for name in (*manner.controls(), "tts_start")]
+    return Sample(prompt + opening, [IGNORED] * (len(prompt) - 1) + opening + [IGNORED])
+
+
 def render(chat: Chat, context: Sequence[Turn], utterance: Utterance) -> Sample:
     """Write one training sample: the prompt, then manner, words and codes with what each position predicts."""
-    prompt = chat.prompt(context)
-    opening = [chat.vocab.control(name) for name in (*utterance.manner.controls(), "tts_start")]
-    tokens, targets = prompt + opening, [IGNORED] * (len(prompt) - 1) + opening + [IGNORED]
+    opening = render_manner(chat, context, utterance.manner)
+    tokens, targets = opening.tokens, opening.targets
     ends = [word.first_code for word in utterance.words[1:]] + [len(utterance.codes)]
     for word, end in zip(utterance.words, ends, strict=True):
         text = list(spelt(word.text, chat.tokenizer))

@@ -2,7 +2,8 @@
 
 The text of the answer is given, so `Recital` says at every step either which token has to be read next or which
 tokens may be written. A word can't be skipped, every word has a budget of codes, and how it ended is said: speech
-that goes wrong is cut short and marked, it never becomes minutes of noise.
+that goes wrong is cut short and marked, it never becomes minutes of noise. Where a cue asks for a pause, or the manner
+is one with long pauses, silence is not left to chance either: its codes are given (`pauses.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tristep.modes.tts.data import FEATURES, NEXT, Manner, spelt
+from tristep.modes.tts.data import DEGREES, FEATURES, NEXT, Manner, spelt
+from tristep.modes.tts.pauses import Pauses
 from tristep.vocab import TextTokenizer, Vocab
 
 FinishReason = Literal["stop", "length"]
@@ -52,16 +54,25 @@ class Recital:
     is_done: bool = False
     given: deque[int] = field(default_factory=deque)
     """Tokens that have to be read before the model chooses again."""
+    pauses: Pauses = field(default_factory=Pauses)
+    """Where it falls silent."""
 
     @classmethod
     def of(
-        cls, words: Sequence[str], vocab: Vocab, tokenizer: TextTokenizer, code_rate_hz: float, **asked: int
+        cls,
+        words: Sequence[str],
+        vocab: Vocab,
+        tokenizer: TextTokenizer,
+        code_rate_hz: float,
+        pauses: Pauses | None = None,
+        **asked: int,
     ) -> Recital:
         """Prepare to speak words, as `data.render` writes them."""
         if not words:
             raise ValueError("there are no words to speak: give a text with letters or numbers in it")
         tokens = [list(spelt(word, tokenizer)) for word in words]
-        return cls(vocab, tokens, [word_budget(word, code_rate_hz) for word in words], asked)
+        budgets = [word_budget(word, code_rate_hz) for word in words]
+        return cls(vocab, tokens, budgets, asked, pauses=pauses or Pauses())
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -78,13 +89,18 @@ class Recital:
     @property
     def max_tokens(self) -> int:
         """Count the tokens of the longest answer."""
-        return len(FEATURES) + 2 + sum(map(len, self.words)) + sum(self.budgets)
+        return len(FEATURES) + 2 + sum(map(len, self.words)) + sum(self.budgets) + self.pauses.most
+
+    @property
+    def most_given(self) -> int:
+        """Return the most tokens that are ever given at once."""
+        return max(map(len, self.words)) + self.pauses.longest
 
     def allowed(self) -> list[range]:
         """Return the tokens that may be written next, as ranges of ids."""
         if len(self.manner) < len(FEATURES):
             feature = FEATURES[len(self.manner)]
-            degrees = [self.asked[feature]] if feature in self.asked else range(1, 6)
+            degrees = [self.asked[feature]] if feature in self.asked else DEGREES[feature]
             return [self._only(f"{feature}_{degree}") for degree in degrees]
         if not self.starts:
             return [self._only("tts_start")]
@@ -110,7 +126,8 @@ class Recital:
             self.given.append(token)
         elif len(self.manner) < len(FEATURES):
             feature = FEATURES[len(self.manner)]
-            self.manner[feature] = next(d for d in range(1, 6) if self.vocab.control(f"{feature}_{d}") == token)
+            degrees = DEGREES[feature]
+            self.manner[feature] = next(d for d in degrees if self.vocab.control(f"{feature}_{d}") == token)
             self.given.append(token)
         elif token == self.vocab.control("tts_start"):
             self.given.append(token)
@@ -122,6 +139,9 @@ class Recital:
                 self._begin_word()
 
     def _begin_word(self) -> None:
+        silence = self.pauses.before(len(self.starts), self.settled)
+        self.codes += silence
+        self.given.extend(self.vocab.code_token(code) for code in silence)
         self.given.extend(self.words[len(self.starts)])
         self.starts.append(len(self.codes))
 
