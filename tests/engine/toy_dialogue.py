@@ -61,8 +61,8 @@ class Saying(Thinker):
 class Brisk(Talker):
     """A talker that takes a quarter of a second for a word: random weights would take all the time there is."""
 
-    def recitals(self, pieces: Sequence[str]) -> list[Recital]:
-        made = super().recitals(pieces)
+    def recitals(self, pieces: Sequence[str], instructions: str = "") -> list[Recital]:
+        made = super().recitals(pieces, instructions)
         for recital in made:
             recital.budgets = [round(0.25 * self.codec.code_rate_hz)] * len(recital.words)
         return made

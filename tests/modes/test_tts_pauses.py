@@ -43,5 +43,11 @@ def test_there_is_room_for_every_pause() -> None:
     assert (Pauses().longest, Pauses().most) == (0, 0)
 
 
-def test_other_cues_are_no_pauses() -> None:
-    assert [is_pause(cue) for cue in ("pause", "a long silence", "whispering", "paused")] == [True, True, False, False]
+@pytest.mark.parametrize("directive", ["pause", "a long silence", "Speak with long pauses.", "Pausing often."])
+def test_pauses_are_asked_for_by_name(directive: str) -> None:
+    assert is_pause(directive)
+
+
+@pytest.mark.parametrize("directive", ["whispering", "paused", "Read without pauses.", "no pause", "with few pauses"])
+def test_other_directives_ask_for_none(directive: str) -> None:
+    assert not is_pause(directive)

@@ -175,7 +175,7 @@ class Talker:
         num_samples = 0
         for first in range(0, len(pieces), batch_size):
             group = pieces[first : first + batch_size]
-            recitals = self.recitals(group)
+            recitals = self.recitals(group, request.instructions)
             for _ in self.recite(group, recitals, request, first):
                 pass
             for number, (piece, recital) in enumerate(zip(group, recitals, strict=True), first):
@@ -238,13 +238,14 @@ class Talker:
             raise ValueError(f"there is nothing to say in {text[:60]!r}: give a text with words or numbers in it")
         return pieces
 
-    def recitals(self, pieces: Sequence[str]) -> list[Recital]:
-        """Prepare to speak some sentences."""
+    def recitals(self, pieces: Sequence[str], instructions: str = "") -> list[Recital]:
+        """Prepare to speak some sentences; whether they have long pauses is settled by a word of the instructions."""
         vocab, tokenizer, rate = self.backbone.vocab, self.chat.tokenizer, self.codec.code_rate_hz
         silence = self.codec.config.silence
         pauses = [None if silence is None else Pauses.of(piece, silence, rate) for piece in pieces]
+        asked = {"pauses": 4} if is_pause(instructions) else {}
         return [
-            Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate, pauses=found)
+            Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate, pauses=found, **asked)
             for piece, found in zip(pieces, pauses, strict=True)
         ]
 
@@ -318,7 +319,7 @@ class SpeechStream:
             if number:
                 yield silence()
             start = self._num_samples
-            recital = self.talker.recitals([piece])[0]
+            recital = self.talker.recitals([piece], self.settings.instructions)[0]
             yield from self._sound(piece, number, recital)
             self.sentences.append(sentence(piece, start, self._num_samples, recital))
 

@@ -26,7 +26,7 @@ OPENERS = frozenset((
     "to", "toward", "under", "until", "upon", "when", "where", "which", "while", "who", "with", "without",
 ))  # fmt: skip
 """English words that open phrases."""
-_PAUSE = re.compile(r"\b(pauses?|silence)\b", re.IGNORECASE)
+_PAUSE = re.compile(r"(?<!\bno )(?<!\bfew )(?<!\bwithout )\b(pauses?|pausing|silences?)\b", re.IGNORECASE)
 _LONG = re.compile(r"\b(long|pauses for a while)\b", re.IGNORECASE)
 
 
@@ -76,9 +76,9 @@ class Pauses:
         return round(self.code_rate_hz * (self.cued_s[word] + by_manner))
 
 
-def is_pause(cue: str) -> bool:
-    """Say whether a cue asks for a pause, and for nothing else."""
-    return bool(_PAUSE.search(cue))
+def is_pause(directive: str) -> bool:
+    """Say whether a cue, or an instruction, asks for pauses."""
+    return bool(_PAUSE.search(directive))
 
 
 def phrase_openings(words: Sequence[str]) -> tuple[bool, ...]:
