@@ -12,10 +12,14 @@ import httpx2
 import openai
 import pytest
 from fastapi import FastAPI
+from server.answers import load_nothing
 from server.toys import CLIP, KEY, assert_is_envelope, in_process
 
 from tristep.server import errors
-from tristep.server.settings import Settings
+from tristep.server.app import create_app
+from tristep.server.service import Service
+from tristep.server.settings import MIB, Settings
+from tristep.server.worker import Worker, WorkerError
 
 SPEECH = {"model": "tts-1", "input": "Hello.", "voice": "anna"}
 JSON = {"Content-Type": "application/json"}
@@ -148,3 +152,83 @@ def test_the_official_client_raises_the_errors_of_its_own_names(toy: Path) -> No
         assert loading.value.code == "server_overloaded"
 
     ask(toy, main)
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "kind", "code"),
+    [
+        ({"api_keys": ("another",)}, lambda asking: asking.models.list(), openai.AuthenticationError,
+         "invalid_api_key"),
+        ({}, lambda asking: asking.delete("/audio/voices/anna", cast_to=object), openai.PermissionDeniedError, None),
+        ({}, lambda asking: asking.get("/nowhere", cast_to=object), openai.NotFoundError, None),
+        ({}, lambda asking: asking.delete("/models", cast_to=object), openai.APIStatusError, None),
+        ({"max_file_bytes": MIB}, lambda asking: asking.audio.transcriptions.create(model="a", file=bytes(4 * MIB)),
+         openai.APIStatusError, "file_too_large"),
+        ({}, lambda asking: asking.post("/audio/transcriptions", body={}, cast_to=object), openai.APIStatusError,
+         None),
+    ],
+)  # fmt: skip
+def test_each_status_is_the_official_clients_own_exception(
+    toy: Path,
+    limits: dict[str, Any],
+    asked: Callable[[openai.AsyncOpenAI], Awaitable[Any]],
+    kind: Any,
+    code: str | None,
+) -> None:
+    async def main() -> None:
+        async with in_process(Settings(model=str(toy)), **limits) as client:
+            with pytest.raises(kind) as raised:
+                await asked(official(client))
+        assert type(raised.value) is kind
+        assert (raised.value.code, raised.value.param) == (code, None)
+        assert raised.value.request_id == raised.value.response.headers["x-request-id"]
+        assert raised.value.body["message"] in raised.value.message
+
+    asyncio.run(main())
+
+
+def official(client: httpx2.AsyncClient, max_retries: int = 0) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        api_key=KEY, base_url="http://127.0.0.1:8000/v1", http_client=client, max_retries=max_retries
+    )
+
+
+@pytest.mark.parametrize(("headers", "num_asked"), [({"retry-after": "0"}, 3), ({"x-should-retry": "false"}, 1)])
+def test_the_official_client_asks_twice_more_unless_that_is_of_no_use(headers: dict[str, str], num_asked: int) -> None:
+    app = FastAPI()
+    asked: list[str] = []
+    errors.install(app)
+
+    @app.get("/v1/models")
+    async def full() -> None:
+        asked.append("once more")
+        raise errors.ApiError(429, "it is full", code="server_overloaded", headers=headers)
+
+    async def main() -> None:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            with pytest.raises(openai.RateLimitError) as raised:
+                await official(client, max_retries=2).models.list()
+        assert (raised.value.code, raised.value.type) == ("server_overloaded", "rate_limit_error")
+
+    asyncio.run(main())
+    assert len(asked) == num_asked
+
+
+def test_nobody_asks_again_for_a_model_that_can_not_be_loaded(toy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(Settings(model=str(toy)))
+    service.engine = Worker("engine", load_nothing)
+
+    async def main() -> None:
+        service.engine.start()
+        with pytest.raises(WorkerError):
+            await service.engine.loaded()
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(create_app(service))) as client:
+            with pytest.raises(openai.InternalServerError, match="there are no weights 'gone'") as raised:
+                await official(client, max_retries=2).audio.speech.create(model="tts-1", voice="anna", input="Hello.")
+        assert "retry-after" not in raised.value.response.headers
+        await service.engine.stop()
+
+    with caplog.at_level("INFO", "tristep.server"):
+        asyncio.run(main())
+    assert caplog.text.count("POST /v1/audio/speech 503") == 1

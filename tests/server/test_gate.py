@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from server.toys import KEY, assert_is_envelope, in_process
 
 from tristep.server.app import create_app
 from tristep.server.errors import ApiError
-from tristep.server.limits import PUBLIC, Gate, Places
+from tristep.server.limits import PUBLIC, Gate, Places, Rate
 from tristep.server.service import Service
 from tristep.server.settings import MIB, Settings
 
@@ -217,10 +220,60 @@ def test_a_key_is_never_logged(settings: Settings, caplog: pytest.LogCaptureFixt
     assert lines[0].startswith("GET /v1/models 200 ")
 
 
-def test_the_official_client_waits_and_comes_back(settings: Settings) -> None:
-    async def main(client: httpx2.AsyncClient) -> None:
-        asking = openai.AsyncOpenAI(api_key=KEY, base_url="http://127.0.0.1:8000/v1", http_client=client, max_retries=2)
-        for _ in range(8):  # 1200 a minute: a place is free after 50 ms
+def test_the_official_client_waits_and_comes_back(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    gate = limited(settings, 1200)  # a place is free after 50 ms
+
+    async def main() -> None:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(gate)) as client:
+            asking = openai.AsyncOpenAI(api_key=KEY, base_url="http://127.0.0.1:8000/v1", http_client=client)
             await asking.models.list()
 
-    ask(settings, main, api_keys=(KEY,), max_requests_per_minute=1200)
+    with caplog.at_level(logging.INFO, "tristep.server"):
+        asyncio.run(main())
+    answers = [record.getMessage() for record in caplog.records if "GET /v1/models" in record.getMessage()]
+    assert [answer.split()[2] for answer in answers] == ["429", "200"]
+
+
+def limited(settings: Settings, per_minute: int) -> Gate:
+    """Return an app whose only key has no requests left."""
+    gate = create_app(Service(replace(settings, api_keys=(KEY,), max_requests_per_minute=per_minute)))
+    assert isinstance(gate, Gate)
+    gate.rate.buckets["key 0"] = (0.0, time.monotonic())
+    return gate
+
+
+@pytest.mark.parametrize("per_minute", [2, 50, 600, 100_000])
+def test_who_waits_as_long_as_told_is_let_in(per_minute: int) -> None:
+    rate = Rate(per_minute)
+    rate.buckets["me"] = (0.0, time.monotonic())
+    with pytest.raises(ApiError, match="requests a minute: wait") as refused:
+        rate.check("me")
+    headers = refused.value.headers or {}
+    for name, unit_s in (("retry-after", 1.0), ("retry-after-ms", 0.001)):
+        left, then = rate.buckets["me"]
+        rate.buckets["later"] = (left, then - int(headers[name]) * unit_s)
+        rate.check("later")
+
+
+def test_too_many_sockets_are_told_when_to_come_back_before_they_open(settings: Settings) -> None:
+    async def main() -> None:
+        sent: list[dict[str, Any]] = []
+        scope = {
+            "type": "websocket", "path": "/v1/realtime", "query_string": b"", "subprotocols": [],
+            "headers": [(b"host", b"127.0.0.1"), (b"api-key", KEY.encode())],
+            "extensions": {"websocket.http.response": {}},
+        }  # fmt: skip
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await limited(settings, 3)(scope, receive, send)
+        start, body = sent
+        assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
+        assert 0 < int(dict(start["headers"])[b"retry-after"]) <= 20
+        assert json.loads(body["body"])["error"]["code"] == "rate_limit_exceeded"
+
+    asyncio.run(main())

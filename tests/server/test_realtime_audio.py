@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from server.toys import KEY, Server
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tristep.audio import SPEAK_HZ, read_audio
 from tristep.server import realtime_audio
@@ -127,3 +128,17 @@ def test_who_says_nothing_is_left(server: Server, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(realtime_audio, "IDLE_S", 0.2)
     last = spoken(server, [create()])[-1]
     assert (last["type"], last["data"]["code"]) == ("tts.response.error", "idle_timeout")
+
+
+def test_a_full_queue_ends_the_session_with_a_reason(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.service.places, "limit", 0)
+    last = spoken(server, [create(), text("Hello. And then?")])[-1]
+    assert (last["type"], last["data"]["code"]) == ("tts.response.error", "server_overloaded")
+
+
+def test_a_full_server_opens_no_socket(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.service.sessions, "limit", 0)
+    with pytest.raises(InvalidStatus) as refused:
+        spoken(server, [])
+    assert refused.value.response.status_code == 429
+    assert int(refused.value.response.headers["retry-after"]) > 0

@@ -91,6 +91,36 @@ def test_what_is_no_sound_is_refused_by_the_librarys_sentence(http: httpx2.Clien
     assert response.json()["error"]["message"].startswith("the upload ")
 
 
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("nut", "pcm_s16le"), ("mxf_opatom", "pcm_s16le"), ("rm", "ac3"), ("sox", "pcm_s32le"), ("wtv", "mp2")],
+)
+def test_a_rare_container_is_not_opened_though_it_could_be(http: httpx2.Client, container: str, codec: str) -> None:
+    content = in_format(container, codec)
+    with av.open(io.BytesIO(content)) as file:
+        assert file.streams.audio
+    response = http.post(PATH, data={"model": "whisper-1"}, files={"file": ("speech.wav", content)})
+    assert_is_envelope(response, 400, "unsupported_file")
+
+
+def iamf() -> bytes:
+    """Write immersive sound as FFmpeg knows it: a header, a codec, an element, a mix, and frames of silence."""
+    units = [
+        (31, b"iamf\0\0"), (0, b"\0ipcm\x80\x08\0\0\1\x10" + (48_000).to_bytes(4, "big")),
+        (1, bytes([0, 0, 0, 1, 0, 0, 32, 0, 1, 0])), (2, bytes([0, 0, 1, 1, 0, 0, 0, 0, 0, 0])), *[(6, bytes(120))] * 5,
+    ]  # fmt: skip
+    return b"".join(bytes([kind << 3, len(payload)]) + payload for kind, payload in units)
+
+
+def test_immersive_sound_is_refused_bare_and_inside_of_mp4(http: httpx2.Client, server: Server) -> None:
+    decoder = server.service.decoder._process.pid
+    inside = in_format("ipod", "aac").replace(b"mp4a", b"iamf").replace(b"esds", b"iacb")
+    for content in (iamf(), inside):
+        response = http.post(PATH, data={"model": "whisper-1"}, files={"file": ("speech.mp4", content, "audio/mp4")})
+        assert_is_envelope(response, 400, "unsupported_file")
+    assert server.service.decoder._process.pid == decoder
+
+
 def test_a_small_file_that_unfolds_into_hours_is_refused(http: httpx2.Client) -> None:
     bomb = io.BytesIO()
     with soundfile.SoundFile(bomb, "w", 8000, 1, format="OGG", subtype="OPUS") as file:

@@ -29,7 +29,6 @@ SETTLED: dict[str, tuple[str, tuple[int, ...]]] = {
 """Which degrees of which feature a style may settle."""
 CUED = ("slow", "fast", "low", "high", "quiet", "loud", "whisper")
 """Styles that a cue can ask for."""
-MAX_WORDS = 24
 
 
 def directions(num: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -55,11 +54,13 @@ def drawn_styles(rng: np.random.Generator) -> list[str]:
     return list(by_feature.values())[:num]
 
 
-def directed(texts: Sequence[str], num_directions: int, num_dev: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield a row for every text; the last `num_dev` are held out."""
+def directed(
+    texts: Sequence[str], num_directions: int, num_dev: int, seed: int, most_words: int = 24
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every text of at most `most_words`; those among the last `num_dev` texts are held out."""
     for number, text in enumerate(texts):
         words = written_words(speakable(text))
-        if not 0 < len(words) <= MAX_WORDS:
+        if not 0 < len(words) <= most_words:
             continue
         yield {
             "id": f"directed-{number}",
@@ -76,11 +77,12 @@ def main() -> None:
     parser.add_argument("sentences", type=Path, help="a text file, one sentence a line")
     parser.add_argument("--out", type=Path, required=True, help="the utterances.jsonl to write")
     parser.add_argument("--directions", type=int, default=4, help="ways to ask for each sentence")
+    parser.add_argument("--most-words", type=int, default=24, help="pass over longer sentences: rollouts cost time")
     parser.add_argument("--dev", type=int, default=64, help="sentences at the end that are held out")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     texts = [line.strip() for line in options.sentences.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows = list(directed(texts, options.directions, options.dev, options.seed))
+    rows = list(directed(texts, options.directions, options.dev, options.seed, options.most_words))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     print(f"{len(rows)} of {len(texts)} sentences, written to {options.out}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import re
 import time
 import uuid
@@ -201,7 +202,7 @@ class Rate:
                 429,
                 f"more than {self.per_minute} requests a minute: wait {wait_s:.1f} s",
                 code="rate_limit_exceeded",
-                headers={"retry-after": f"{wait_s:.0f}", "retry-after-ms": f"{1000 * wait_s:.0f}"},
+                headers={"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(1000 * wait_s))},
             )
 
 

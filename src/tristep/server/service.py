@@ -95,8 +95,10 @@ class Service:
                 code="model_not_found",
                 param="model",
             )
+        if failure := self.engine.failure or self.decoder.failure:
+            raise ApiError(503, failure, code="server_overloaded", headers={"x-should-retry": "false"})
         if not self.is_ready:
-            message = self.engine.failure or "the model is still being loaded: try again in a few seconds"
+            message = "the model is still being loaded: try again in a few seconds"
             raise ApiError(503, message, code="server_overloaded", headers={"retry-after": "2"})
 
     def enter(self, stack: AsyncExitStack) -> Path:
