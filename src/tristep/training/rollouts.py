@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
@@ -237,8 +238,9 @@ class SpeakingRollouts:
         recitals = [Recital.of(row, self.chat.vocab, self.chat.tokenizer, self.rate_hz) for row in words]
         prompts = [self.chat.prompt(self.turns(asked)) for asked in wanted]
         sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
-        for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
-            pass
+        with parametrize.cached():  # what the codes' rows share is added up once, and not for every token
+            for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
+                pass
         return [self.rollout(*row) for row in zip(wanted, words, recitals, strict=True)]
 
     def asked(self, index: int, seed: int) -> Asked:
