@@ -226,7 +226,7 @@ def fill(module: nn.Module, path: Path) -> None:
 def as_toml(config: CodecConfig) -> str:
     """Write a config as TOML; JSON's numbers, strings and lists are TOML's too."""
     lines = []
-    for name, value in config.model_dump(mode="json").items():
+    for name, value in config.model_dump(mode="json", exclude_none=True).items():
         table = value if isinstance(value, dict) else None
         lines.append(f"\n[{name}]" if table is not None else f"{name} = {json.dumps(value)}")
         lines += [f"{key} = {json.dumps(setting)}" for key, setting in (table or {}).items()]
