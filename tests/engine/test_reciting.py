@@ -35,13 +35,13 @@ def spoken(texts: list[str], seeds: list[int], sampling: Sampling) -> list[list[
 
 
 def test_what_is_spoken_in_a_batch_is_what_is_spoken_alone() -> None:
-    together = spoken(TEXTS, [1, 2, 3], Sampling())
-    assert together == [spoken([text], [seed], Sampling())[0] for text, seed in zip(TEXTS, [1, 2, 3], strict=True)]
+    together = spoken(TEXTS, [1, 2, 3], Sampling(temperature=1.0))
+    assert together == [spoken([text], [seed], Sampling(temperature=1.0))[0] for text, seed in zip(TEXTS, [1, 2, 3], strict=True)]
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
-    assert spoken(TEXTS[:1], [5], Sampling()) == spoken(TEXTS[:1], [5], Sampling())
-    assert spoken(TEXTS[:1], [5], Sampling()) != spoken(TEXTS[:1], [6], Sampling())
+    assert spoken(TEXTS[:1], [5], Sampling(temperature=1.0)) == spoken(TEXTS[:1], [5], Sampling(temperature=1.0))
+    assert spoken(TEXTS[:1], [5], Sampling(temperature=1.0)) != spoken(TEXTS[:1], [6], Sampling(temperature=1.0))
 
 
 def test_without_temperature_the_best_is_drawn() -> None:
