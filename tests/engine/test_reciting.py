@@ -36,7 +36,9 @@ def spoken(texts: list[str], seeds: list[int], sampling: Sampling) -> list[list[
 
 def test_what_is_spoken_in_a_batch_is_what_is_spoken_alone() -> None:
     together = spoken(TEXTS, [1, 2, 3], Sampling(temperature=1.0))
-    assert together == [spoken([text], [seed], Sampling(temperature=1.0))[0] for text, seed in zip(TEXTS, [1, 2, 3], strict=True)]
+    assert together == [
+        spoken([text], [seed], Sampling(temperature=1.0))[0] for text, seed in zip(TEXTS, [1, 2, 3], strict=True)
+    ]
 
 
 def test_a_seed_repeats_and_another_differs() -> None:

@@ -36,14 +36,39 @@ def voice() -> Voice:
     )  # fmt: skip
 
 
-def test_a_stream_gives_the_samples_of_the_whole() -> None:
-    whole = talker().speak(TEXT, voice(), seed=3)
-    stream = talker().stream_speech(TEXT, voice(), seed=3)
+@pytest.mark.parametrize(
+    ("text", "instructions"),
+    [(TEXT, ""), ("One (long pause) two. (loudly) And three, (slowly) four five.", "Speak with long pauses.")],
+)
+def test_a_stream_gives_the_samples_of_the_whole(text: str, instructions: str) -> None:
+    whole = talker().speak(text, voice(), instructions=instructions, seed=3)
+    stream = talker().stream_speech(text, voice(), instructions=instructions, seed=3)
     chunks = list(stream)
     assert len(chunks) > 4
     assert tuple(stream.sentences) == whole.sentences
     assert stream.finish_reason == whole.finish_reason
     torch.testing.assert_close(torch.cat(chunks), whole.waveform, atol=5e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("piece", "instructions", "num_silent"),
+    [("one two of three", "", 0), ("one (long pause) two", "", 25), ("one two, three four", "with long pauses", 12)],
+)
+def test_pauses_are_given_as_silence(piece: str, instructions: str, num_silent: int) -> None:
+    recital = talker().recitals([piece], instructions)[0]
+    recital.asked.setdefault("pauses", 3)
+    vocab, silent = talker().backbone.vocab, []
+    while not recital.is_done:
+        given = [token for token in recital.given if vocab.region(token) == "code"]
+        silent += [vocab.token_code(token) for token in given]
+        recital.given.clear()
+        recital.write(recital.allowed()[-1].start)  # a word ends wherever it may
+    assert silent == [talker().codec.config.silence] * round(num_silent * talker().codec.code_rate_hz / 25)
+
+
+def test_a_sentence_is_cut_where_its_manner_changes() -> None:
+    pieces = talker().pieces("(softly) One two (long pause) three, (loudly) four. Five.")
+    assert pieces == ["(softly) One two (long pause) three,", "(loudly) four.", "Five."]
 
 
 def test_sentences_spoken_together_sound_as_they_do_one_by_one() -> None:

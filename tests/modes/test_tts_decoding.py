@@ -24,7 +24,7 @@ def vocab() -> Vocab:
 
 
 def recital(words: list[str], pauses: Pauses | None = None, **asked: int) -> Recital:
-    return Recital.of(words, vocab(), byte_tokenizer(), code_rate_hz=12.5, pauses=pauses, **asked)
+    return Recital.of(words, vocab(), byte_tokenizer(), code_rate_hz=12.5, silences=pauses, **asked)
 
 
 def speak(spoken: Recital, seed: int) -> list[int]:

@@ -245,7 +245,7 @@ class Talker:
         pauses = [None if silence is None else Pauses.of(piece, silence, rate) for piece in pieces]
         asked = {"pauses": 4} if is_pause(instructions) else {}
         return [
-            Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate, pauses=found, **asked)
+            Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate, silences=found, **asked)
             for piece, found in zip(pieces, pauses, strict=True)
         ]
 

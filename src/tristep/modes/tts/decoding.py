@@ -54,7 +54,7 @@ class Recital:
     is_done: bool = False
     given: deque[int] = field(default_factory=deque)
     """Tokens that have to be read before the model chooses again."""
-    pauses: Pauses = field(default_factory=Pauses)
+    silences: Pauses = field(default_factory=Pauses)
     """Where it falls silent."""
 
     @classmethod
@@ -64,7 +64,7 @@ class Recital:
         vocab: Vocab,
         tokenizer: TextTokenizer,
         code_rate_hz: float,
-        pauses: Pauses | None = None,
+        silences: Pauses | None = None,
         **asked: int,
     ) -> Recital:
         """Prepare to speak words, as `data.render` writes them."""
@@ -72,7 +72,7 @@ class Recital:
             raise ValueError("there are no words to speak: give a text with letters or numbers in it")
         tokens = [list(spelt(word, tokenizer)) for word in words]
         budgets = [word_budget(word, code_rate_hz) for word in words]
-        return cls(vocab, tokens, budgets, asked, pauses=pauses or Pauses())
+        return cls(vocab, tokens, budgets, asked, silences=silences or Pauses())
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -89,12 +89,12 @@ class Recital:
     @property
     def max_tokens(self) -> int:
         """Count the tokens of the longest answer."""
-        return len(FEATURES) + 2 + sum(map(len, self.words)) + sum(self.budgets) + self.pauses.most
+        return len(FEATURES) + 2 + sum(map(len, self.words)) + sum(self.budgets) + self.silences.most
 
     @property
     def most_given(self) -> int:
         """Return the most tokens that are ever given at once."""
-        return max(map(len, self.words)) + self.pauses.longest
+        return max(map(len, self.words)) + self.silences.longest
 
     def allowed(self) -> list[range]:
         """Return the tokens that may be written next, as ranges of ids."""
@@ -139,7 +139,7 @@ class Recital:
                 self._begin_word()
 
     def _begin_word(self) -> None:
-        silence = self.pauses.before(len(self.starts), self.settled)
+        silence = self.silences.before(len(self.starts), self.settled)
         self.codes += silence
         self.given.extend(self.vocab.code_token(code) for code in silence)
         self.given.extend(self.words[len(self.starts)])
