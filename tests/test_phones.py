@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from tristep.phones import PHONES, UNLABELLED, frame_phones
+import torch
+
+from tristep.phones import PHONES, UNLABELLED, frame_phones, read_phones
 
 
 def test_every_phone_has_one_symbol() -> None:
@@ -15,3 +17,8 @@ def test_a_frame_has_the_phone_in_its_middle_and_silence_after_the_last() -> Non
 
 def test_a_clip_without_phones_is_unlabelled() -> None:
     assert frame_phones([], 3).tolist() == [UNLABELLED] * 3
+
+
+def test_phones_are_read_once_each_and_blips_and_silence_not_at_all() -> None:
+    frames = torch.tensor([PHONES.index(phone) for phone in "  hhaabaa  aatt "])
+    assert read_phones(frames) == "hat"

@@ -7,6 +7,7 @@ by alignment (`python -m tristep.corpus.phones`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ def frame_phones(phones: Sequence[tuple[str, float]], num_frames: int) -> Tensor
 
 def read_phones(frames: Tensor) -> str:
     """Read what labels of frames `(N,)`, indices into `PHONES`, say: each phone once, and silence never."""
-    values, counts = frames.unique_consecutive(return_counts=True)
-    return without_repeats("".join(PHONES[phone] for phone in values[counts >= MIN_FRAMES]).replace(SILENCE, ""))
+    runs = ((PHONES[phone], len(list(run))) for phone, run in groupby(frames.tolist()))
+    return without_repeats("".join(phone for phone, num in runs if num >= MIN_FRAMES and phone != SILENCE))
 
 
 def without_repeats(phones: str) -> str:
