@@ -1,7 +1,7 @@
 """A server as its users start it, in a process of its own, and what that process and its children hold.
 
-Not a benchmark: `soak.py` and `fuzz.py` share it. By default it serves the toy of the tests, whose weights know nothing
-and take a second to load; all that a server does around a model is real.
+Not a benchmark: `soak.py`, `fuzz.py` and `overhead.py` share it. By default it serves the toy of the tests, whose
+weights know nothing and take a second to load; all that a server does around a model is real.
 """
 
 from __future__ import annotations

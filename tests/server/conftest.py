@@ -7,8 +7,10 @@ from pathlib import Path
 
 import openai
 import pytest
+from server.talks import Talk
 from server.toys import KEY, Server, running, write_toy
 
+from tristep.engine.engine import Engine
 from tristep.server.settings import Settings
 
 
@@ -27,6 +29,16 @@ def server(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     )  # fmt: skip
     with running(settings) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def engine(toy: Path) -> Engine:
+    return Engine.load(toy)
+
+
+@pytest.fixture
+def talk(engine: Engine, toy: Path) -> Talk:
+    return Talk(engine, toy)
 
 
 @pytest.fixture

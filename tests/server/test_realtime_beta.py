@@ -33,11 +33,6 @@ STEP_SESSION: Message = {
 """As StepFun's documentation has it."""
 
 
-@pytest.fixture(scope="module")
-def engine(toy: Path) -> Engine:
-    return Engine.load(toy)
-
-
 @pytest.fixture
 def talk(engine: Engine, toy: Path) -> Talk:
     return Talk(engine, toy, dialect="beta", model="gpt-4o-realtime-preview")

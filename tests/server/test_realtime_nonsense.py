@@ -28,11 +28,6 @@ from tristep.server.realtime_jobs import parsed
 DEEP = {"a": json.loads("[" * 300 + "]" * 300)}
 
 
-@pytest.fixture(scope="module")
-def engine(toy: Path) -> Engine:
-    return Engine.load(toy)
-
-
 @pytest.fixture
 def written(engine: Engine, toy: Path) -> Talk:
     """A session that answers in writing, when it is asked to."""

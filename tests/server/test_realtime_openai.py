@@ -15,16 +15,6 @@ from server.toys import SAID
 from tristep.engine.engine import Engine
 
 
-@pytest.fixture(scope="module")
-def engine(toy: Path) -> Engine:
-    return Engine.load(toy)
-
-
-@pytest.fixture
-def talk(engine: Engine, toy: Path) -> Talk:
-    return Talk(engine, toy)
-
-
 @pytest.fixture
 def written(talk: Talk) -> Talk:
     """A session that answers in writing, when it is asked to."""

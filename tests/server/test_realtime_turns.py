@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,21 +9,10 @@ import torch
 from server.talks import TEXT, Message, Talk, only, said, silence, speech, types
 from server.toys import SAID
 
-from tristep.engine.engine import Engine
 from tristep.engine.turns import SILENCE_MS
 
 TURN = torch.cat([silence(0.5), speech(), silence()])
 FRAME_MS = 32
-
-
-@pytest.fixture(scope="module")
-def engine(toy: Path) -> Engine:
-    return Engine.load(toy)
-
-
-@pytest.fixture
-def talk(engine: Engine, toy: Path) -> Talk:
-    return Talk(engine, toy)
 
 
 def detection(kind: str | None, **fields: Any) -> Message:

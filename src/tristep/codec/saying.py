@@ -58,9 +58,18 @@ class PhoneCells:
         Raises:
             ValueError: If it is not there.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"there is no {str(path)!r}: the tokenizer's run writes it beside its weights")
-        return cls(config.levels, config.num_phone_dims, load_file(path)["logprobs"])
+        return cls(config.levels, config.num_phone_dims, load_cells(path))
+
+
+def load_cells(path: str | Path) -> Tensor:
+    """Read what every combination of phone levels says: log-probabilities `(cells, stride, P)`, as `read_cells` found.
+
+    Raises:
+        ValueError: If the file is not there.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no {str(path)!r}: the tokenizer's run writes it beside its weights")
+    return load_file(path)["logprobs"]
 
 
 @torch.no_grad()

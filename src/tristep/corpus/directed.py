@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tristep.corpus.annotate import cue, instruction
+from tristep.corpus.annotate import CUES, cue, instruction
+from tristep.modes.tts.data import Manner
 from tristep.text import speakable, written_words
 
 SETTLED: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -27,7 +29,7 @@ SETTLED: dict[str, tuple[str, tuple[int, ...]]] = {
     "pauses": ("pauses", (4,)),
 }  # fmt: skip
 """Which degrees of which feature a style may settle."""
-CUED = ("slow", "fast", "low", "high", "quiet", "loud", "whisper")
+CUED = SETTLED.keys() & CUES.keys()
 """Styles that a cue can ask for."""
 
 
@@ -40,7 +42,7 @@ def directions(num: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         manner = {SETTLED[style][0]: int(rng.choice(SETTLED[style][1])) for style in chosen}
         yield {
             "text": instruction(told, rng) if told or rng.random() < 0.3 else "",
-            "manner": {"pace": 3, "pitch": 3, "volume": 3, "pauses": 3} | manner,
+            "manner": asdict(Manner(**manner)),
             "cue": cue(by_cue[0], rng) if by_cue else "",
         }
 

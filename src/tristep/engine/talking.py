@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -272,13 +273,7 @@ class Talker:
 
     def sound(self, request: Request, manner: Manner, number: int) -> CodecStream:
         """Begin the sound of a sentence that is spoken in some manner."""
-        return self.codec.stream(
-            request.voice,
-            seed=sentence_seed(request.seed, number),
-            semitones=SEMITONES * (manner.pitch - 3),
-            decibels=DECIBELS * (manner.volume - 3),
-            tempo=2 ** (OCTAVES * (manner.pace - 3)),
-        )
+        return self.codec.stream(request.voice, seed=sentence_seed(request.seed, number), **sounding(manner))
 
 
 class SpeechStream:
@@ -338,6 +333,23 @@ class SpeechStream:
         stream = stream or self.talker.sound(self.settings, recital.settled, number)
         yield stream.push(torch.tensor(recital.codes[num_sounded:], dtype=torch.long))
         yield stream.finish()
+
+
+class Sounding(TypedDict):
+    """The settings of `Codec.stream` for pitch, volume and pace."""
+
+    semitones: float
+    decibels: float
+    tempo: float
+
+
+def sounding(manner: Manner) -> Sounding:
+    """Say what a manner is to the codec."""
+    return Sounding(
+        semitones=SEMITONES * (manner.pitch - 3),
+        decibels=DECIBELS * (manner.volume - 3),
+        tempo=2 ** (OCTAVES * (manner.pace - 3)),
+    )
 
 
 def passages(sentence: str) -> list[str]:

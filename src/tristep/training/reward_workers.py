@@ -15,11 +15,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ
@@ -27,13 +25,14 @@ from tristep.backbone.checkpoints import find_weights, load_backbone, load_encod
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.chat import Chat
 from tristep.codec.codec import Codec
+from tristep.codec.saying import load_cells
 from tristep.codec.speaker import SpeakerEncoder, similarity
 from tristep.codec.voice import Voice, is_sound, list_voices, read_voice, to_listening_rate
 from tristep.engine.answers import mean_logprob
 from tristep.engine.engine import Engine
 from tristep.engine.judging import BackbonePanel, DialoguePrompt, Judgement, Panel
 from tristep.engine.judging import Judge as Judging
-from tristep.engine.talking import DECIBELS, OCTAVES, SEMITONES
+from tristep.engine.talking import sounding
 from tristep.engine.witness import SpeechPrompt, Witness
 from tristep.modes.judge.data import RUBRICS
 from tristep.modes.realtime.data import turns
@@ -376,9 +375,7 @@ def load_phone_reader(path: str) -> Callable[[Sequence[int]], str]:
     Raises:
         ValueError: If the file is not there.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no {path!r}: the tokenizer's run writes it beside its weights")
-    phones = load_file(path)["logprobs"].argmax(dim=-1)  # (cells, stride)
+    phones = load_cells(path).argmax(dim=-1)  # (cells, stride)
     return lambda codes: read_phones(phones[torch.tensor(codes, dtype=torch.long) % len(phones)].flatten())
 
 
@@ -424,12 +421,8 @@ def sound_by(codec: Codec, voice: Voice, seed: int = 0) -> Callable[[Utterance],
     """Render utterances in a voice, as the TTS mode does."""
 
     def sound(utterance: Utterance) -> Tensor:
-        manner = utterance.manner
-        waveform = codec.decode(
-            torch.tensor(utterance.codes, dtype=torch.long), voice, seed=seed,
-            semitones=SEMITONES * (manner.pitch - 3), decibels=DECIBELS * (manner.volume - 3),
-            tempo=2 ** (OCTAVES * (manner.pace - 3)),
-        )  # fmt: skip
+        codes = torch.tensor(utterance.codes, dtype=torch.long)
+        waveform = codec.decode(codes, voice, seed=seed, **sounding(utterance.manner))
         return waveform if len(waveform) else torch.zeros(SPEAK_HZ // 10)
 
     return sound
