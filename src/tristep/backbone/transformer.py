@@ -63,13 +63,15 @@ class KVCache:
             table[:, target, :, :end] = table[:, source, :, :end]
         self.lengths[target] = self.lengths[source]
 
-    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values `(B, G, T, E)` at `positions` `(B, T)`; return all blocks up to the last."""
+    def write(
+        self, layer: int, positions: Tensor, keys: Tensor, values: Tensor, num_positions: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values `(B, G, T, E)` at `positions` `(B, T)`; return the layer's first `num_positions`."""
         rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
-        self.values[layer][rows, :, positions] = values.transpose(1, 2)
-        end = whole_blocks(int(positions.max()) + 1)
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        kept_keys, kept_values = self.keys[layer], self.values[layer]
+        kept_keys[rows, :, positions] = keys.transpose(1, 2)
+        kept_values[rows, :, positions] = values.transpose(1, 2)
+        return kept_keys[:, :, :num_positions], kept_values[:, :, :num_positions]
 
 
 class RMSNorm(nn.Module):
@@ -109,32 +111,74 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.dim, config.num_kv_heads * E, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.dim, config.num_kv_heads * E, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.num_heads * E, config.dim, bias=False)
+        self.qkv_proj: nn.Module | None = None
+
+    def fuse(self) -> None:
+        """Project in one call from now on, for inference: every row of the result is what it was."""
+        self.qkv_proj = stacked(self.q_proj, self.k_proj, self.v_proj)
+        del self.q_proj, self.k_proj, self.v_proj
+
+    def heads(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Project `(B, T, D)` to queries `(B, H, T, E)`, keys and values `(B, G, T, E)`, and rotate the first two."""
+        if self.qkv_proj is None:
+            projected = torch.cat([self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)], dim=-1)
+        else:
+            projected = self.qkv_proj(hidden)
+        heads = projected.view(*hidden.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H + 2 G, T, E)
+        turned = rotate(heads[:, : -self.num_kv_heads], context.cos, context.sin)
+        return turned[:, : self.num_heads], turned[:, self.num_heads :], heads[:, -self.num_kv_heads :]
 
     def forward(self, hidden: Tensor, context: Context, layer: int) -> Tensor:
-        B, T, _ = hidden.shape
-        q_BHTE = self.q_proj(hidden).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)
-        k_BGTE = self.k_proj(hidden).view(B, T, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        v_BGTE = self.v_proj(hidden).view(B, T, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        q_BHTE, k_BGTE = rotate(q_BHTE, context.cos, context.sin), rotate(k_BGTE, context.cos, context.sin)
+        q_BHTE, k_BGSE, v_BGSE = self.heads(hidden, context)
         if context.kv_cache is not None:
-            k_BGTE, v_BGTE = context.kv_cache.write(layer, context.positions, k_BGTE, v_BGTE)
-        shares = self.num_heads // self.num_kv_heads
-        if shares > 1 and torch.is_grad_enabled():
-            # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
-            k_BGTE, v_BGTE = k_BGTE.repeat_interleave(shares, dim=1), v_BGTE.repeat_interleave(shares, dim=1)
-            shares = 1
-        if q_BHTE.requires_grad and q_BHTE.dtype == torch.bfloat16 and hidden.device.type == "cpu":
-            out_BHTE = plain_attention(q_BHTE, k_BGTE, v_BGTE, context.mask)
-            return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))
-        # One query at a time, a token of a draft attends bit for bit as it does when it is written alone.
-        one_by_one = context.kv_cache is not None and 1 < T < FEW_TOKENS and q_BHTE.dtype == torch.bfloat16
-        steps = T if one_by_one and hidden.device.type == "cpu" else 1
-        pieces = [
-            F.scaled_dot_product_attention(query, k_BGTE, v_BGTE, attn_mask=mask, enable_gqa=shares > 1)
-            for query, mask in zip(q_BHTE.chunk(steps, dim=2), context.mask.chunk(steps, dim=2), strict=True)
-        ]
-        out_BHTE = pieces[0] if steps == 1 else torch.cat(pieces, dim=2)
-        return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+            num_positions = context.mask.shape[3]
+            k_BGSE, v_BGSE = context.kv_cache.write(layer, context.positions, k_BGSE, v_BGSE, num_positions)
+        out_BHTE = attend(q_BHTE, k_BGSE, v_BGSE, context.mask, is_cached=context.kv_cache is not None)
+        return self.o_proj(out_BHTE.transpose(1, 2).flatten(2))  # (B, T, D)
+
+
+def stacked(*projections: nn.Linear) -> nn.Linear:
+    """Join projections of the same input into one, whose output is theirs one after the other."""
+    weight = torch.cat([projection.weight.detach() for projection in projections])
+    biases = [projection.bias.detach() for projection in projections if projection.bias is not None]
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases), device="meta")
+    joined.weight = nn.Parameter(weight, requires_grad=False)
+    if biases:
+        joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return joined
+
+
+def fuse_projections(module: nn.Module) -> None:
+    """Let every attention and feed-forward layer inside `module` project in fewer calls, in place and for good."""
+    for part in list(module.modules()):
+        if isinstance(part, Attention | SwiGLU):
+            part.fuse()
+
+
+def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor, *, is_cached: bool) -> Tensor:
+    """Let queries attend to the keys that they share, `(B, H, T, E)`, by the kernel that is fastest there.
+
+    On a CPU a draft is verified one query at a time, so that a token of it attends bit for bit as it does when it is
+    written alone.
+    """
+    T, on_cpu, in_bf16 = q_BHTE.shape[2], q_BHTE.device.type == "cpu", q_BHTE.dtype == torch.bfloat16
+    if is_cached and on_cpu and (T == 1 or (in_bf16 and T < FEW_TOKENS)):
+        queries, masks = q_BHTE.chunk(T, dim=2), mask.chunk(T, dim=2)
+        return torch.cat([attend_once(q, k_BGSE, v_BGSE, m) for q, m in zip(queries, masks, strict=True)], dim=2)
+    shares = q_BHTE.shape[1] // k_BGSE.shape[1]
+    if shares > 1 and torch.is_grad_enabled():
+        # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
+        k_BGSE, v_BGSE = k_BGSE.repeat_interleave(shares, dim=1), v_BGSE.repeat_interleave(shares, dim=1)
+        shares = 1
+    if q_BHTE.requires_grad and in_bf16 and on_cpu:
+        return plain_attention(q_BHTE, k_BGSE, v_BGSE, mask)
+    return F.scaled_dot_product_attention(q_BHTE, k_BGSE, v_BGSE, attn_mask=mask, enable_gqa=shares > 1)
+
+
+def attend_once(q_BH1E: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor) -> Tensor:
+    """Attend with one query a head; heads that share keys go as queries of one head, in a fifth of the time."""
+    grouped = q_BH1E.reshape(len(q_BH1E), k_BGSE.shape[1], -1, q_BH1E.shape[3])  # (B, G, H / G, E)
+    return F.scaled_dot_product_attention(grouped, k_BGSE, v_BGSE, attn_mask=mask).reshape(q_BH1E.shape)
 
 
 def plain_attention(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor) -> Tensor:
@@ -152,9 +196,19 @@ class SwiGLU(nn.Module):
         self.gate_proj = nn.Linear(dim, ffn_dim, bias=False)
         self.up_proj = nn.Linear(dim, ffn_dim, bias=False)
         self.down_proj = nn.Linear(ffn_dim, dim, bias=False)
+        self.gate_up_proj: nn.Module | None = None
+
+    def fuse(self) -> None:
+        """Project in two calls instead of three from now on, for inference."""
+        self.gate_up_proj = stacked(self.gate_proj, self.up_proj)
+        del self.gate_proj, self.up_proj
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        if self.gate_up_proj is None:
+            gate, up = self.gate_proj(hidden), self.up_proj(hidden)
+        else:
+            gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class MixtureOfExperts(nn.Module):
