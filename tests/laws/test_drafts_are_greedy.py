@@ -20,6 +20,8 @@ from tristep.engine.drafting import MOST_DRAFTS, DraftSources, Hypothesis, PassC
 from tristep.engine.engine import Engine
 from tristep.engine.sampling import Bias, Completion, greedy
 from tristep.modes.asr.decoding import Constraint, repetition_start
+from tristep.modes.asr.letters import LetterBias, LetterPaths
+from tristep.text import LETTERS
 from tristep.vocab import byte_tokenizer
 
 SEEDS = st.integers(0, 10_000)
@@ -68,15 +70,22 @@ def random_prompts(lengths: list[int], seed: int) -> list[list[int]]:
 
 
 def completions_of(num_rows: int, seed: int) -> list[Completion]:
-    """Rows that leave the batch at different steps, every other one with a bias that depends on what it wrote."""
+    """Rows that leave the batch at different steps, two of three with a bias that depends on what they wrote."""
     rows = [Completion(1 + (seed + 7 * index) % 23) for index in range(num_rows)]
-    for row in rows[1::2]:
+    for row in rows[1::3]:
         row.bias = favour_what_was_written(seed)
+    for row in rows[2::3]:
+        row.bias = agree_with_letters(seed)
     return rows
 
 
 def favour_what_was_written(seed: int) -> Bias:
-    return lambda written: {written[-1]: 1.0, 97 + (seed + len(written)) % 20: 2.0} if written else {}
+    return lambda written, logits: {written[-1]: 1.0, 97 + (seed + len(written)) % 20: 2.0} if written else {}
+
+
+def agree_with_letters(seed: int) -> Bias:
+    heard = torch.randn(60, len(LETTERS) + 1, generator=torch.Generator().manual_seed(seed)).log_softmax(dim=-1)
+    return LetterBias(LetterPaths(heard), byte_tokenizer(), toy(0).vocab.control("turn_end"))
 
 
 def write(

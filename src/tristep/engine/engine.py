@@ -44,6 +44,7 @@ from tristep.engine.writers import TextWriter
 from tristep.modes.asr.data import Style
 from tristep.modes.asr.decoding import hypotheses as read_hypotheses
 from tristep.modes.asr.hotwords import Hotword, listen_for, read_hotwords
+from tristep.modes.asr.letters import LetterBias, LetterPaths
 from tristep.modes.mode import ASR
 from tristep.vocab import TextTokenizer
 
@@ -259,7 +260,7 @@ class Engine:
         starts = begun or [Completion(0) for _ in stretches]
         rows = [
             Completion(ASR.decoding.token_budget(speech.duration_s), list(start.tokens), list(start.probs), bias=bias)
-            for speech, start, bias in zip(stretches, starts, self._biases(heard, hotwords), strict=True)
+            for speech, start, bias in zip(stretches, starts, self.biases(heard, hotwords), strict=True)
         ]
         completions = self.answer(heard, rows, settings.language, settings.style)
         for row, start in zip(completions, starts, strict=True):
@@ -272,14 +273,17 @@ class Engine:
             segments = [in_digits(segment) for segment in segments]
         return list(zip(segments, completions, strict=True))
 
-    def _biases(self, heard: Adapted, hotwords: Sequence[Hotword]) -> list[Bias | None]:
-        """Find the hotwords that each clip's letters agree with."""
-        num_rows = len(heard.num_embeddings)
-        if not hotwords:
-            return [None] * num_rows
-        logprobs, num_frames = spelt_letters(heard)
-        letters = (row[:num] for row, num in zip(logprobs, num_frames, strict=True))
-        return [listen_for(hotwords, row, self.chat.tokenizer) for row in letters]
+    def biases(self, heard: Adapted, hotwords: Sequence[Hotword] = ()) -> list[Bias | None]:
+        """Let the letters of each clip take part in what is written of it, and the hotwords that they agree with."""
+        if heard.letter_logits is None:
+            return [None] * len(heard.num_embeddings)
+        tokenizer, turn_end = self.chat.tokenizer, self.backbone.vocab.control("turn_end")
+        biases: list[Bias | None] = []
+        for logprobs, num_frames in zip(*spelt_letters(heard), strict=True):
+            paths = LetterPaths(logprobs[:num_frames])
+            letters, names = LetterBias(paths, tokenizer, turn_end), listen_for(hotwords, paths, tokenizer)
+            biases.append(partial(summed, [letters, names]) if names else letters)
+        return biases
 
     def _with_words(
         self, segments: Sequence[Segment], completions: Sequence[Completion], heard: Adapted
@@ -310,7 +314,10 @@ class Engine:
             drafts: `auto` guesses ahead where it pays, `none` writes token by token: the answer is the same.
         """
         heard = self.hear(waveforms)
-        completions = [Completion(ASR.decoding.token_budget(len(waveform) / LISTEN_HZ)) for waveform in waveforms]
+        completions = [
+            Completion(ASR.decoding.token_budget(len(waveform) / LISTEN_HZ), bias=bias)
+            for waveform, bias in zip(waveforms, self.biases(heard), strict=True)
+        ]
         sources = self.draft_sources(heard) if drafts == "auto" else DraftSources()
         return self.answer(heard, completions, language, style, sources)
 
@@ -388,6 +395,15 @@ class Engine:
 def batches(window: Sequence[Entry], batch_size: int) -> Iterator[Sequence[Entry]]:
     """Cut a window of segments into batches."""
     yield from (window[first : first + batch_size] for first in range(0, len(window), batch_size))
+
+
+def summed(biases: Sequence[Bias], written: Sequence[int], logits: Tensor) -> dict[int, float]:
+    """Add up several biases."""
+    total: dict[int, float] = {}
+    for bias in biases:
+        for token, gain in bias(written, logits).items():
+            total[token] = total.get(token, 0.0) + gain
+    return total
 
 
 def spelt_letters(heard: Adapted) -> tuple[Tensor, list[int]]:

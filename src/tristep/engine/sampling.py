@@ -25,9 +25,9 @@ from tristep.vocab import Vocab
 
 FindLoop = Callable[[Sequence[int]], int | None]
 """From what was written to how much of it can be kept when its end is a loop, None if it is not."""
-Bias = Callable[[Sequence[int]], Mapping[int, float]]
-"""From what was written to what is added to the logits of some tokens; it depends on nothing else that changes, so
-that a draft is verified against the same logits that greedy decoding sees."""
+Bias = Callable[[Sequence[int], Tensor], Mapping[int, float]]
+"""From what was written, and the logits `(V,)` after it, to what is added to some of these; it depends on nothing else
+that changes, so that a draft is verified against the same logits that greedy decoding sees."""
 PROMPT_CHUNK = 128
 """Tokens of a prompt that are read in one pass: ten seconds of sound. The chunks of a prompt are always the same and
 whole blocks, so that it is computed in the same way whoever is beside it."""
@@ -236,13 +236,8 @@ def settle(
     """
     K = logits.shape[1] - 1
     guessed = [[*draft, *[NO_DRAFT] * (K - len(draft))] for draft in drafts]
-    biases = [
-        row.bias and row.bias([*row.tokens, *draft[:place]])
-        for row, draft in zip(writing, drafts, strict=True)
-        for place in range(K + 1)
-    ]
     draft_tokens = torch.tensor(guessed, dtype=torch.long, device=logits.device).view(len(writing), K)
-    verified = verify_draft(draft_tokens, biased(logits.flatten(0, 1), biases).view_as(logits))
+    verified = verify_draft(draft_tokens, biased(logits, writing, drafts))
     logprobs = logits.gather(2, verified.tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)  # (B, K + 1)
     lines = zip(verified.tokens.tolist(), logprobs.tolist(), (verified.num_accepted + 1).tolist(), strict=True)
     settled = []
@@ -255,12 +250,24 @@ def settle(
     return settled
 
 
-def biased(logits: Tensor, biases: Sequence[Mapping[int, float] | None]) -> Tensor:
-    """Add its bias to each row of logits `(N, V)`; what is forbidden, at minus infinity, stays so."""
-    if not any(biases):
+def biased(logits: Tensor, writing: Sequence[Completion], drafts: Sequence[Sequence[int]]) -> Tensor:
+    """Add each row's bias to its logits `(B, K + 1, V)`, as far as its draft is right: what lies beyond is not used.
+
+    What is forbidden, at minus infinity, stays so.
+    """
+    if all(row.bias is None for row in writing):
         return logits
     logits = logits.clone()
-    for row, bias in zip(logits, biases, strict=True):
-        if bias:
-            row[list(bias)] += row.new_tensor(list(bias.values()))
+    for scores, row, draft in zip(logits, writing, drafts, strict=True):
+        for place in range(len(draft) + 1 if row.bias else 0):
+            add_bias(scores[place], row, draft[:place])
+            if place < len(draft) and int(scores[place].argmax()) != draft[place]:
+                break
     return logits
+
+
+def add_bias(logits: Tensor, row: Completion, draft: Sequence[int]) -> None:
+    """Add a row's bias after what it has written and drafted to the logits there, `(V,)`, in place."""
+    assert row.bias is not None
+    if bias := row.bias([*row.tokens, *draft], logits):
+        logits[list(bias)] += logits.new_tensor(list(bias.values()))

@@ -1,0 +1,144 @@
+"""ASR, joint decoding: what is written has to agree with the letters that the adaptor heard.
+
+A decoder that began as a language model goes on as texts do where it is unsure of the sound, and can leave the sound
+altogether. The adaptor's letters know nothing of texts, and are sure of their place. So both choose, as in hybrid
+CTC/attention decoding (Watanabe et al. 2017): what a token's letters lose on the best CTC path after what is written
+counts against it. Here that loss has a limit, so that where the letters agree with nothing, the decoder decides.
+
+The loss depends on the clip, on what is written and on the decoder's own logits: drafts are verified against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tristep.text import LETTERS, speakable, spoken_words
+from tristep.vocab import TextTokenizer
+
+FLOOR = -30.0
+"""No letter is less likely than this: nothing is impossible to hear."""
+NEVER = -1e9
+WEIGHT = 0.5
+"""Logits that a nat of the letters is worth."""
+MAX_LOSS = 5.0
+"""Logits that a token can lose: whatever lies further below the best one is out of the question."""
+NUM_CANDIDATES = 10
+"""Tokens among which both choose."""
+KEPT_LETTERS = 80
+"""Columns of so many letters back are remembered."""
+
+
+class Column(NamedTuple):
+    """Scores of the best paths that have spelt some letters after each number of frames, both of shape `(N + 1,)`."""
+
+    letter: Tensor
+    """The last frame is the last letter."""
+    blank: Tensor
+    """The last frame is blank."""
+
+    @property
+    def best(self) -> Tensor:
+        """The better of the two, shape `(N + 1,)`."""
+        return torch.maximum(self.letter, self.blank)
+
+
+class LetterPaths:
+    """The best CTC paths of one clip that begin with given letters; a path of any letters scores 0."""
+
+    def __init__(self, logprobs: Tensor) -> None:
+        """Take log-probabilities over `LETTERS` and blank, shape `(N, 29)`."""
+        edge = torch.full((1, len(LETTERS) + 1), FLOOR, dtype=torch.float64)
+        edge[0, 0] = 0.0  # a space is heard before the first word and after the last
+        logprobs = torch.cat([edge, logprobs.double().cpu().clamp(min=FLOOR), edge])
+        lost = logprobs - logprobs.amax(dim=1, keepdim=True)
+        self.sums = torch.cat([torch.zeros_like(edge), lost.cumsum(dim=0)]).T.contiguous()  # (29, N + 1)
+        nothing = torch.full_like(self.sums[0], NEVER)
+        self.anywhere = Column(nothing, torch.zeros_like(nothing))
+        """Any letters have been spelt."""
+        start = nothing.clone()
+        start[0] = 0.0
+        self.columns: dict[tuple[int, ...], Column] = {(): Column(nothing, torch.maximum(start, self.sums[-1]))}
+
+    def forget(self, num_letters: int) -> None:
+        """Forget what is known of beginnings with fewer letters, but of the very first."""
+        self.columns = {key: kept for key, kept in self.columns.items() if not key or len(key) >= num_letters}
+
+    def after(self, letters: tuple[int, ...]) -> Column:
+        """Return the paths that have spelt `letters`; remembers what it has worked out."""
+        known = next(end for end in range(len(letters), -1, -1) if letters[:end] in self.columns)
+        for end in range(known, len(letters)):
+            self.columns[letters[: end + 1]] = self.extended(self.columns[letters[:end]], letters[:end], letters[end])
+        return self.columns[letters]
+
+    def extended(self, column: Column, letters: Sequence[int], letter: int) -> Column:
+        """Spell one more letter; between two equal ones lies a blank."""
+        enter = column.blank if letters and letters[-1] == letter else column.best
+        spelt = self.held(enter, letter)
+        return Column(spelt, self.held(spelt, -1))
+
+    def held(self, enter: Tensor, label: int) -> Tensor:
+        """Emit `label` for one or more frames after `enter` `(N + 1,)`: a running maximum in place of a loop."""
+        sums = self.sums[label]
+        best = (enter - sums).cummax(dim=0).values
+        return torch.cat([best.new_full((1,), NEVER), sums[1:] + best[:-1]])
+
+    def cost_anywhere(self, letters: Sequence[int]) -> float:
+        """Return what it costs at least to spell `letters` somewhere in the clip, in nats."""
+        column = self.anywhere
+        for place, letter in enumerate(letters):
+            column = self.extended(column, letters[:place], letter)
+        return -float(column.best.max())
+
+    def best_after(self, letters: tuple[int, ...], ends: bool = False) -> float:
+        """Return the score of the best path that begins with `letters`, or, if it `ends`, has no others."""
+        if not ends:
+            return float(self.after(letters).best.max())
+        return float(self.after((*letters, 0) if letters else ()).best[-1])
+
+    def cost_next(self, before: tuple[int, ...], letters: tuple[int, ...]) -> float:
+        """Return what it costs to spell `letters` right after `before`, in nats."""
+        return self.best_after(before) - self.best_after(before + letters)
+
+
+class LetterBias:
+    """What the tokens that may come next lose in one clip, by their letters."""
+
+    def __init__(self, paths: LetterPaths, tokenizer: TextTokenizer, turn_end: int) -> None:
+        self.paths, self.tokenizer, self.turn_end = paths, tokenizer, turn_end
+
+    def __call__(self, written: Sequence[int], logits: Tensor) -> dict[int, float]:
+        """Return what is added to the logits `(V,)` of some tokens after `written`, language tag first."""
+        if not written:
+            return {}
+        best = logits.topk(min(NUM_CANDIDATES, len(logits)))
+        candidates = best.indices[best.values >= best.values[0] - MAX_LOSS].tolist()
+        text = self.tokenizer.decode(written[1:])
+        before = spelt(text)
+        if before is None or len(candidates) == 1:
+            return {}
+        self.paths.forget(len(before) - KEPT_LETTERS)
+        return self.losses(written[1:], before, candidates)
+
+    def losses(self, body: Sequence[int], before: tuple[int, ...], candidates: Sequence[int]) -> dict[int, float]:
+        """Return what each candidate loses; what has no letters, such as a comma, loses no more than any that has."""
+        here, lost = self.paths.best_after(before), {}
+        for token in candidates:
+            ends = token == self.turn_end
+            letters = before if ends else spelt(self.tokenizer.decode([*body, token]))
+            if letters is None:
+                lost[token] = MAX_LOSS
+            elif ends or letters != before:
+                lost[token] = min(WEIGHT * (here - self.paths.best_after(letters, ends)), MAX_LOSS)
+        least = min(lost.values(), default=0.0)
+        return {token: -lost.get(token, least) for token in candidates}
+
+
+def spelt(text: str) -> tuple[int, ...] | None:
+    """Spell what is written as it sounds, a space before each word; None where nobody can."""
+    words = spoken_words(text)
+    words = spoken_words(speakable(text)) if words is None else words
+    return None if words is None else tuple(LETTERS.index(letter) for word in words for letter in " " + word)
