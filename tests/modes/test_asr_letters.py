@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristep.modes.asr.letters import MAX_LOSS, LetterBias, LetterPaths
+from tristep.modes.asr.letters import MAX_LOSS, LetterBias, LetterPaths, loss_of
 from tristep.text import LETTERS
 from tristep.vocab import byte_tokenizer
 
@@ -95,6 +95,13 @@ def test_what_has_no_letters_loses_no_more_than_what_has() -> None:
     losses = bias([TAG, *TOKENIZER.encode("she ")], logits_of({",": 0.0, "d": 0.0, "s": 0.0}))
     comma, wrong, right = (losses[TOKENIZER.encode(text)[0]] for text in (",", "d", "s"))
     assert wrong < comma == right == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_loss_grows_ever_more_slowly_to_a_limit() -> None:
+    losses = [loss_of(cost) for cost in (0.0, 1.0, 2.0, 10.0, 20.0, 1e6, 1e9)]
+    assert losses == sorted(losses)
+    assert losses[1] - losses[0] > losses[2] - losses[1] > (losses[4] - losses[3]) / 10
+    assert losses[-2:] == [MAX_LOSS, MAX_LOSS]
 
 
 def test_after_what_nobody_can_spell_the_decoder_decides() -> None:

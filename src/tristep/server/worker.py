@@ -35,6 +35,14 @@ Answer = Callable[[Any, "Line"], Iterator[Any]]
 Kind = Literal["message", "end", "refused", "failed"]
 Word = Literal["job", "session", "told", "left"]
 """What the near end sends: a job, a job that will be told more, more, and that nobody waits."""
+THRIFT = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": str(2**17),
+    "LRU_CACHE_CAPACITY": "64",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+}
+"""Settings of the C library and of oneDNN for the processes: threads that come and go would otherwise leave memory behind
+in arenas of their own, and every new length of a sound another kernel. What the environment says already stays."""
 READY = -1
 """Number of the message that says that a process is ready."""
 
@@ -117,6 +125,7 @@ class Worker:
     def start(self) -> None:
         """Start the process; it is ready once it has loaded."""
         self._loop, self._killed = asyncio.get_running_loop(), False
+        os.environ.update({name: value for name, value in THRIFT.items() if name not in os.environ})
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(

@@ -3,13 +3,15 @@
 A decoder that began as a language model goes on as texts do where it is unsure of the sound, and can leave the sound
 altogether. The adaptor's letters know nothing of texts, and are sure of their place. So both choose, as in hybrid
 CTC/attention decoding (Watanabe et al. 2017): what a token's letters lose on the best CTC path after what is written
-counts against it. Here that loss has a limit, so that where the letters agree with nothing, the decoder decides.
+counts against it, in full where it is small. A great loss is hardly worse than a middling one: where the letters agree
+with nothing, the decoder decides.
 
 The loss depends on the clip, on what is written and on the decoder's own logits: drafts are verified against it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,9 +24,9 @@ from tristep.vocab import TextTokenizer
 FLOOR = -30.0
 """No letter is less likely than this: nothing is impossible to hear."""
 NEVER = -1e9
-WEIGHT = 0.5
-"""Logits that a nat of the letters is worth."""
-MAX_LOSS = 5.0
+WEIGHT, SOFTNESS = 0.5, 6.0
+"""Logits that the first nat of the letters is worth, and the nats after which another one is worth half of that."""
+MAX_LOSS = 10.0
 """Logits that a token can lose: whatever lies further below the best one is out of the question."""
 NUM_CANDIDATES = 10
 """Tokens among which both choose."""
@@ -132,9 +134,14 @@ class LetterBias:
             if letters is None:
                 lost[token] = MAX_LOSS
             elif ends or letters != before:
-                lost[token] = min(WEIGHT * (here - self.paths.best_after(letters, ends)), MAX_LOSS)
+                lost[token] = loss_of(here - self.paths.best_after(letters, ends))
         least = min(lost.values(), default=0.0)
         return {token: -lost.get(token, least) for token in candidates}
+
+
+def loss_of(cost: float) -> float:
+    """Turn what the letters lose, in nats, into what a token's logit does."""
+    return min(WEIGHT * SOFTNESS * math.log1p(cost / SOFTNESS), MAX_LOSS)
 
 
 def spelt(text: str) -> tuple[int, ...] | None:
