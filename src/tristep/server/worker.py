@@ -41,8 +41,8 @@ THRIFT = {
     "LRU_CACHE_CAPACITY": "64",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
-"""Settings of the C library and of oneDNN for the processes: threads that come and go would otherwise leave memory behind
-in arenas of their own, and every new length of a sound another kernel. What the environment says already stays."""
+"""Settings of the C library and of oneDNN for the processes: threads that come and go would otherwise leave memory
+behind in arenas of their own, and every new length of a sound another kernel. What the environment says stays."""
 READY = -1
 """Number of the message that says that a process is ready."""
 
