@@ -49,19 +49,46 @@ FEELINGS: tuple[tuple[str, str, str], ...] = (
     ("(sighing) I lost my job today.", "Oh no, I am so sorry to hear that.", "(laughing) Haha, that is so funny!"),
     ("(laughing) I won the race!", "Wow, congratulations! That's wonderful!", "I am so sorry, how terrible for you."),
     ("(crying) My dog died last night.", "That must hurt so much, I'm here for you.", "Great news, let's celebrate!"),
-    ("(excited) We are having a baby!", "That's amazing, I'm so happy for you!", "Oh dear, my condolences."),
-    ("(sadly) Nobody came to my party.", "That must have felt lonely. I'm sorry.", "Awesome! Sounds like a blast!"),
-    ("(whispering) I am scared to go home.", "You are safe talking to me. What happened?", "Woohoo, party time!"),
-    ("(angry) They broke my car again!", "I'd be furious too. What did they do?", "Yay! How lovely, well done!"),
-    ("(sighing) The doctor had bad news.", "I'm sorry, that is hard. Want to talk?", "Hooray, that's brilliant!"),
-    ("(happily) I passed my exam!", "Well done, you earned it!", "That is so sad, I feel awful for you."),
-    ("(crying) She left me after ten years.", "I'm so sorry, that must be painful.", "Fantastic, good for her, haha!"),
-    ("(excited) I got the job!", "Congratulations, that's fantastic news!", "Oh no, I'm sorry you must suffer that."),
-    ("(sadly) I failed the driving test.", "That's a pity, you'll get it next time.", "Superb, that made my day!"),
-    ("(laughing) My cat learnt to open doors!", "Haha, what a clever cat!", "My deepest sympathy, stay strong."),
-    ("(sighing) I can't sleep, I worry so much.", "That sounds exhausting. What worries you?", "Lucky you, enjoy!"),
+)
+"""For held-out pairs: what the user says, a reply that fits how it is said, and one that does not."""
+SORROWS = (
+    "(sadly) Nobody came to my party.", "(whispering) I am scared to go home.", "(angry) They broke my car again!",
+    "(sighing) The doctor had bad news.", "(crying) She left me after ten years.", "(sadly) I failed the driving test.",
+    "(sighing) I can't sleep, I worry so much.", "(crying) My grandmother passed away.",
+    "(angry) Somebody stole my bike!", "(sadly) My best friend moved away.", "(sighing) We lost the final.",
+    "(crying) Our house burnt down.", "(sadly) I miss my family so much.", "(angry) My boss shouted at me all day.",
+    "(whispering) I feel so alone.", "(sighing) I broke my leg.", "(crying) I lost my wedding ring.",
+    "(sadly) They did not want me on the team.", "(angry) The train was late, I missed the interview.",
+    "(sighing) My cat has run away.", "(sadly) I had to sell my guitar.", "(crying) He forgot my birthday.",
+    "(sighing) I have no money left.", "(whispering) I am afraid of the operation.",
 )  # fmt: skip
-"""What the user says, a reply that fits how it is said, and one that does not."""
+JOYS = (
+    "(excited) We are having a baby!", "(happily) I passed my exam!", "(excited) I got the job!",
+    "(laughing) My cat learnt to open doors!", "(excited) We are getting married!", "(happily) The sun is out at last!",
+    "(laughing) My son told me the best joke.", "(excited) They are going to print my book!",
+    "(happily) I can walk again!", "(excited) I found my lost ring!", "(happily) My sister is coming to visit.",
+    "(laughing) We danced all night.", "(excited) I have a ticket for the concert!", "(happily) The test was negative.",
+    "(excited) We bought a house!", "(laughing) The puppy fell asleep in my shoe.", "(happily) I ran ten miles today.",
+    "(excited) We won the cup!", "(happily) My garden is in flower.", "(excited) I am off to Italy tomorrow!",
+    "(laughing) I beat my brother at chess!", "(happily) My boss gave me a raise.", "(excited) She said yes!",
+    "(happily) My fever has gone.",
+)  # fmt: skip
+COMFORTS = (
+    "That must have felt lonely. I'm sorry.", "You are safe talking to me. What happened?", "I'm sorry, that is hard.",
+    "I'd be upset too. What did you do?", "I'm so sorry, that must be painful.", "That's a pity. I feel for you.",
+    "That sounds exhausting. Do you want to talk?", "Oh dear, that is sad news.", "How awful. I wish I could help.",
+    "My heart goes out to you.", "I can hear how much it hurts.", "That is so unfair. Tell me more.",
+    "Poor you, stay strong.", "I'm with you, you are not alone.", "What a terrible thing. Take your time.",
+    "Oh, I feel awful for you.",
+)  # fmt: skip
+DELIGHTS = (
+    "That's amazing, I'm so happy for you!", "Well done, you earned it!", "Congratulations, that's fantastic!",
+    "Haha, I love it!", "Hooray, that's brilliant!", "Awesome! What a blast!", "Lucky you, enjoy!", "Yay! How lovely!",
+    "Superb, that made my day!", "Woohoo, party time!", "Oh, that's delightful!", "Ha, that makes me smile too!",
+    "How exciting! Tell me everything!", "Great, cheers to that!", "Splendid, let's dance!",
+    "I'm thrilled, what a treat!",
+)  # fmt: skip
+"""What users are sad or glad about and replies that fit one of them and not the other, for training."""
 OPENINGS = ("", "Well, ", "You know, ", "To be honest, ", "Let me see. ", "As for me, ", "Oh, ", "I'd say ")
 QUESTIONS = ("Tell me about yourself.", "What should I know about you?", "Who are you?", "Tell me something about you.")
 MEMORIES = ("What did I tell you about myself?", "Do you remember what I said?", "What do you know about me?")
@@ -73,7 +100,7 @@ DENIALS = (
 )  # fmt: skip
 STATEMENT = re.compile(r"^(I (?:am|have|like|love|work|live|want|play)\b[^.!?,]*)[.!]")
 NUM_HELD_OUT_TEMPLATES = 3
-"""The first disclaimers and feelings are for held-out pairs only."""
+"""The first disclaimers are for held-out pairs only."""
 MIN_REPLY_WORDS, MAX_REPLY_WORDS, MAX_TURNS = 5, 28, 4
 
 
@@ -136,8 +163,8 @@ class Replies:
 
     others: Sequence[Dialogue]
     rng: np.random.Generator
-    templates: slice
-    """Which templates may be used, so that held-out ones are new."""
+    is_held_out: bool
+    """Whose templates are used: those of held-out pairs are new to who has learnt from the others."""
 
     @property
     def kinds(self) -> dict[str, Callable[[Dialogue], Draft | None]]:
@@ -177,7 +204,8 @@ class Replies:
         """Answer as somebody, or as a machine."""
         if not (here := self.turn(dialogue)):
             return None
-        bad = self.pick(DISCLAIMERS[self.templates])
+        some = DISCLAIMERS[:NUM_HELD_OUT_TEMPLATES] if self.is_held_out else DISCLAIMERS[NUM_HELD_OUT_TEMPLATES:]
+        bad = self.pick(some)
         return Draft(here[0], here[1], bad, {"persona": Clause("first", wanted="not a machine")})
 
     def facts(self, dialogue: Dialogue) -> Draft:
@@ -208,7 +236,12 @@ class Replies:
 
     def feeling(self, dialogue: Dialogue) -> Draft:
         """Answer as the user feels, or as they do not."""
-        line, good, bad = self.pick(FEELINGS[self.templates])
+        if self.is_held_out:
+            line, good, bad = self.pick(FEELINGS)
+        else:
+            is_sad = self.rng.random() < 0.5
+            line = self.pick(SORROWS if is_sad else JOYS)
+            good, bad = (self.pick(replies) for replies in ((COMFORTS, DELIGHTS) if is_sad else (DELIGHTS, COMFORTS)))
         return Draft((*dialogue.turns[:1], ("user", line)), good, bad, {"feeling": Clause("first")})
 
     def alike(self, dialogue: Dialogue) -> Draft:
@@ -231,11 +264,10 @@ def statements(dialogue: Dialogue) -> list[str]:
 def dialogue_pairs(dialogues: Sequence[Dialogue], *, held_out_share: float = 0.1, seed: int = 0) -> Iterator[Known]:
     """Make one pair of each kind from each dialogue, split by persona; bad replies come from the same split."""
     train, held_out = split_by_persona(dialogues, held_out_share, seed)
-    new, known = slice(NUM_HELD_OUT_TEMPLATES), slice(NUM_HELD_OUT_TEMPLATES, None)
-    for split, members, templates in (("train", train, known), ("held_out", held_out, new)):
+    for split, members in (("train", train), ("held_out", held_out)):
         if len({dialogue.persona for dialogue in members}) < 2:
             continue
-        replies = Replies(members, np.random.default_rng([seed, len(split)]), templates)
+        replies = Replies(members, np.random.default_rng([seed, len(split)]), split == "held_out")
         for number, dialogue in enumerate(members):
             for kind, make in replies.kinds.items():
                 draft = make(dialogue)

@@ -43,7 +43,7 @@ class PassCosts:
         return 1 + (self.several + self.token * (num_tokens - 1) if num_tokens > 1 else 0)
 
 
-COSTS = {"cpu": PassCosts(several=0.1, token=0.25), "cuda": PassCosts(several=0.0, token=0.003)}
+COSTS = {"cpu": PassCosts(several=0.0, token=0.15), "cuda": PassCosts(several=0.0, token=0.003)}
 """Nano in int8 on one core, by `benchmarks/asr.py`; a GPU reads some hundred tokens in the time of one."""
 
 
