@@ -92,6 +92,12 @@ def test_a_turn_that_goes_on_counts_from_its_last_end() -> None:
     assert found.answering_ms == pytest.approx(100)
 
 
+def test_an_answer_in_one_piece_has_no_real_time_factor() -> None:
+    found = measure(QUESTION, Course([stopped(1.5), sound(1.8, 1.0), done(1.9)]))
+    assert found.answering_ms == pytest.approx(300)
+    assert found.real_time_factor is found.gap_ms is None
+
+
 def test_a_question_without_an_answer_has_no_times() -> None:
     found = measure(QUESTION, Course([started(0.5), stopped(1.5), done(1.6)]))
     assert found.first_audio_ms is None

@@ -141,7 +141,7 @@ def evaluate_bench(
         progress: Whether to draw a progress bar to standard error.
     """
     found: dict[str, list[Behaviour]] = {}
-    for sample in track(samples, f"{name}:", console=Console(stderr=True), disable=not progress):
+    for sample in track(samples, f"{name}:", console=Console(stderr=True), disable=not (progress and samples)):
         waveform = read_audio(sample.path, SPEAK_HZ)
         course = hear(talk(), waveform)
         sound = course.track(len(waveform) / SPEAK_HZ)
@@ -186,7 +186,7 @@ def backchannels(sound: Tensor, text: str) -> Behaviour:
 def stretches(sound: Tensor) -> list[Stretch]:
     """Part a sound, shape `(S,)`, where it is silent for 0.1 s."""
     hop = round(HOP_S * SPEAK_HZ)
-    level = torch.stack([frame.square().mean().sqrt() for frame in sound.split(hop)])  # (F,)
+    level = torch.stack([frame.square().mean().sqrt() for frame in torch.split(sound, hop)])  # (F,)
     is_loud = (level > SILENT * max(float(level.max()), SILENT)).tolist()
     edges = np.flatnonzero(np.diff([False, *is_loud, False])) * HOP_S  # begin, end, begin, ...
     merged: list[Stretch] = []

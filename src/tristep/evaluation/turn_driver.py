@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import UnionType
 from typing import NamedTuple
 
 import torch
@@ -140,7 +139,7 @@ class Talk:
 
     def hear(self, waveform: Tensor, is_over: Callable[[], bool] = lambda: False) -> None:
         """Speak to the session, 24 kHz of shape `(S,)`, until that is over or something else is."""
-        for frame in waveform.split(round(self.frame_s * SPEAK_HZ)):
+        for frame in torch.split(waveform, round(self.frame_s * SPEAK_HZ)):
             if is_over():
                 return
             self.spoken_s += len(frame) / SPEAK_HZ
@@ -159,7 +158,7 @@ class Talk:
         self._note(self.session.add_item(Item(parts=(Part("text", text),))))
         self._note(self.session.create_response())
 
-    def has(self, kinds: UnionType) -> bool:
+    def has(self, *kinds: type[Event]) -> bool:
         """Say whether an event of some kinds has come."""
         return any(isinstance(event, kinds) for _, event in self.events)
 
@@ -190,7 +189,7 @@ def run(talk: Talk, case: Case) -> Course:
     """
     if case.asked:
         talk.ask(case.asked)
-        talk.wait(MAX_ANSWER_S, lambda: talk.has(AudioDelta | ResponseDone))
+        talk.wait(MAX_ANSWER_S, lambda: talk.has(AudioDelta, ResponseDone))
         talk.wait(case.after_s)
     begun_s = talk.spoken_s
     talk.hear(case.waveform)

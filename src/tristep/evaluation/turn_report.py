@@ -134,7 +134,7 @@ def share(estimate: Estimate | None) -> str:
 ROWS: tuple[tuple[str, Callable[[SystemResult], str]], ...] = (
     ("questions, of them answered aloud", lambda system: f"{system.num_questions}, {system.num_answered}"),
     ("first audio after the last word, p50 / p95", lambda system: times(system.first_audio_ms)),
-    ("  of that the wait for more words", lambda system: times(system.hangover_ms)),
+    ("  of that until the turn was held to be over", lambda system: times(system.hangover_ms)),
     ("  of that answering", lambda system: times(system.answering_ms)),
     ("silence before the answer's first word", lambda system: times(system.silence_ms)),
     ("real-time factor while listening", lambda system: factors(system.real_time_factor)),

@@ -3,9 +3,9 @@
 A client is assumed that plays sound in the order in which it came, and stops when it is told that the user speaks.
 
 * First audio: from the end of the user's last word to the first sound; answering: from the moment at which the session
-  held the turn to be over. What lies between is the wait for more words (hangover).
+  held the turn to be over. What lies between (hangover) is the wait for more words, and for a step that was under way.
 * Real-time factor: from that moment to the last sound, over the length of the sound, while the user is listened to;
-  gaps: how long playing it stood still.
+  gaps: how long playing it stood still. What comes in one piece has neither.
 * Lowered, yielded: from the beginning of words spoken into an answer until it is lowered, and until it stops.
 * A false stop: noise stopped an answer. Ended early: a pause was held for the end of a turn; took over: sound came
   before the user's last word was over.
@@ -165,6 +165,8 @@ def answered(case: Case, course: Course) -> Measures:
     yield "answering_ms", 1000 * (first_s - stops[-1])
     yield "hangover_ms", 1000 * (stops[-1] - last_word_s)
     yield "silence_ms", silence_ms(torch.cat([chunk.waveform for chunk in chunks]))
+    if len(chunks) == 1:
+        return
     yield "gap_ms", 1000 * sum(max(0.0, after.start_s - before.end_s) for before, after in pairs(chunks))
     yield "real_time_factor", (course.times(AudioDelta)[-1] - stops[-1]) / duration_s
 
