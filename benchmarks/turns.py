@@ -1,6 +1,6 @@
 """How soon a spoken turn is answered aloud, one table: tristep beside a cascade, the same recordings in one run.
 
-    python benchmarks/turns.py script.jsonl --whisper base --llama SmolLM2-135M-Instruct.Q4_1.gguf \
+    python benchmarks/turns.py script.jsonl --model nano --whisper base --llama SmolLM2-135M-Instruct.Q4_1.gguf \
         --piper en_US-joe-medium.onnx --threads 1 --out turns.json
 
 The cascade is what is built of good parts: once the turn is over faster-whisper (int8) writes down all of it, a
