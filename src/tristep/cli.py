@@ -57,6 +57,13 @@ class Style(StrEnum):
     spoken = "spoken"
 
 
+class Detection(StrEnum):
+    """How the end of a turn is found."""
+
+    server_vad = "server_vad"
+    semantic_vad = "semantic_vad"
+
+
 class Format(StrEnum):
     """How a transcript is printed."""
 
@@ -649,6 +656,57 @@ def evaluate_realtime(
         result = realtime.evaluate_realtime(models, scripts, judge, model=model, batch_size=batch_size)
         data, page = realtime_report.write_report(result, out)
         print_table(realtime_report.as_table(result))
+        typer.echo(f"written to {data} and {page}", err=True)
+
+
+@evaluate_app.command(
+    "turns",
+    epilog=examples(
+        "evaluate turns --recordings script.jsonl --out r.json",
+        "evaluate turns --full-duplex-bench v1_0 --out r.json",
+    ),
+)
+def evaluate_turns(
+    out: Annotated[Path, typer.Option(help="JSON file for the report; its page (.html) goes beside it.")],
+    recordings: Annotated[Path | None, typer.Option(help="What users say: dialogues, a manifest, a corpus.")] = None,
+    split: Annotated[str, typer.Option(help="The corpus' name of the split.")] = "test",
+    full_duplex_bench: Annotated[Path | None, typer.Option(help="Folder of that benchmark, v1.0.")] = None,
+    sounds: Annotated[Path | None, typer.Option(help="Folder for its output.wav, for its own scripts.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most recordings, noises, samples of a part.")] = 50,
+    detection: Annotated[list[Detection] | None, typer.Option(help="How turns end; repeatable. Both.")] = None,
+    smart_turn: Annotated[Path | None, typer.Option(help="Folder of smart-turn.onnx; else the model's.")] = None,
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
+    persona: Annotated[str, typer.Option(help="Who answers and how: a text, or a text file.")] = "",
+    voice: Annotated[str | None, typer.Option(help="Name of the voice that answers.")] = None,
+    skip_idle: Annotated[bool, typer.Option("--skip-idle", help="Do not wait where there is no work.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Draws recordings, pauses and noises.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
+) -> None:
+    """Measure how soon a session answers and yields, and whether it keeps out of pauses, in time as it passes."""
+    with user_errors():
+        set_threads(threads)
+        with extra("evaluate"):
+            from tristep.evaluation import duplex_bench, turn_cases, turn_report, turn_taking
+        from tristep.engine.dialogue import SessionSettings
+        from tristep.engine.engine import Engine
+
+        clips = turn_cases.read_recordings(recordings, split=split) if recordings else []
+        cases = turn_cases.build_cases(turn_cases.chosen(clips, limit, seed), limit, seed) if clips else []
+        samples = duplex_bench.read_bench(full_duplex_bench, limit) if full_duplex_bench else []
+        if not cases and not samples:
+            raise ValueError("there is nothing to try: give --recordings, --full-duplex-bench or both")
+        judge = turn_taking.read_end_of_turn(smart_turn) if smart_turn else None
+        names = [each.value for each in detection or Detection]
+        settings = SessionSettings(read_persona(persona), voice=voice)
+        systems = turn_taking.build_systems(Engine.load(model), settings, names, judge, not skip_idle)
+        duplex = [
+            found for name in names for found in duplex_bench.evaluate_bench(name, systems[name].talk, samples, sounds)
+        ]
+        kinds = dict.fromkeys(names[1:], turn_taking.ENDS_OF_TURNS)
+        result = turn_taking.evaluate_turns(systems, cases, kinds, duplex=duplex, model=model)
+        data, page = turn_report.write_report(result, out)
+        for table in turn_report.tables(result):
+            print_table(table)
         typer.echo(f"written to {data} and {page}", err=True)
 
 
