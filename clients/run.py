@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -69,7 +70,8 @@ class Client:
     @property
     def is_installed(self) -> bool:
         """Whether its packages are there."""
-        return (self.environment / ("installed" if self.packages else ".package-lock.json")).exists()
+        wanted = json.loads((HERE / "package.json").read_text())["dependencies"]
+        return all((self.environment / name).exists() for name in (["installed"] if self.packages else wanted))
 
     @property
     def command(self) -> list[str]:
@@ -170,14 +172,15 @@ def served(model: str) -> Iterator[str]:
     command = [sys.executable, "-m", "tristep", "serve", "--port", "0", "--model", model, "--allow-origin", ORIGIN]
     if model == "toy":
         command = [sys.executable, str(HERE / "toy.py"), ORIGIN]
-    with (OUT / "server.log").open("w") as log, subprocess.Popen(
+    log_path = OUT / f"server-{Path(model).name}.log"
+    with log_path.open("w") as log, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=log, text=True
     ) as server:  # fmt: skip
         assert server.stdout is not None
         try:
             served = re.search(r"http://\S+", server.stdout.readline())
             if served is None:
-                raise SystemExit(f"the server did not start: {OUT / 'server.log'} says why")
+                raise SystemExit(f"the server did not start: {log_path} says why")
             yield served[0]
         finally:
             server.terminate()
