@@ -59,5 +59,6 @@ async def listen(answer: llm.GenerationCreatedEvent, outcome: Outcome) -> None:
     outcome.is_done = True
 
 
-plugin = sys.argv.pop(1)
-Outcome.of(f"livekit-plugins-{plugin}", main)
+if __name__ == "__main__":
+    plugin = sys.argv.pop(1)
+    Outcome.of(f"livekit-plugins-{plugin}", main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, __version__
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 from outcome import Outcome, arguments, microphone
 
@@ -13,7 +13,8 @@ from outcome import Outcome, arguments, microphone
 async def main(outcome: Outcome) -> None:
     """Speak a recording to the server, and listen until it has answered."""
     url, path = arguments()
-    client = AsyncOpenAI(base_url=url, api_key="not-needed")
+    # Before version 3 the package makes a wss address of any other.
+    client = AsyncOpenAI(base_url=url, websocket_base_url=url.replace("http", "ws", 1), api_key="not-needed")
     async with client.realtime.connect(model="gpt-realtime") as connection:
         heard = {"transcription": {"model": "whisper-1"}}
         await connection.session.update(session={"type": "realtime", "audio": {"input": heard}})
@@ -46,4 +47,4 @@ async def listen(connection: AsyncRealtimeConnection, outcome: Outcome) -> None:
             return
 
 
-Outcome.of("openai (Python)", main)
+Outcome.of(f"openai {__version__} (Python)", main)

@@ -7,7 +7,7 @@ const FRAME_BYTES = 1920; // 40 ms of 16-bit samples at 24 kHz
 const LOUD = 300; // of 32767: an answer has somewhere to be louder than that
 const PATIENCE_MS = 1000 * (process.env.PATIENCE_S ?? 300);
 
-export const [url, path] = process.argv.slice(2);
+export const [url, path] = process.argv.slice(-2);
 
 export class Outcome {
   transcript = "";
@@ -61,5 +61,48 @@ export async function* microphone() {
     data.subarray(count * FRAME_BYTES, (count + 1) * FRAME_BYTES).copy(frame);
     yield frame;
     await sleep(Math.max(0, begun + (count + 1) * 40 - performance.now()));
+  }
+}
+
+// What has to come true in a scenario, one thing after the other; then `close` says so and ends the script.
+export class Checks {
+  errors = [];
+  #done = [];
+  #awaited = "anything";
+
+  constructor(name) {
+    this.name = name;
+    setTimeout(() => this.#end(`not so within ${PATIENCE_MS / 1000} s: ${this.#awaited}`), PATIENCE_MS);
+    process.on("uncaughtException", (error) => this.#end(`${this.#awaited}: ${error.stack}`));
+  }
+
+  // Waits until something is so.
+  async until(claim, holds) {
+    this.#awaited = claim;
+    while (!(await holds())) {
+      if (this.errors.length) this.#end(`${claim}: ${this.errors.join("; ")}`);
+      await sleep(20);
+    }
+    this.#done.push(claim);
+  }
+
+  close() {
+    this.#end(this.errors.join("; "));
+  }
+
+  #end(failure) {
+    const done = this.#done.join(", ");
+    console.log(failure ? `FAIL ${this.name}: ${failure}; before that: ${done}` : `PASS ${this.name}: ${done}`);
+    process.exit(failure ? 1 : 0);
+  }
+}
+
+// Yields the samples of the WAV as fast as they sound, and two seconds of silence after them.
+export async function* utterance() {
+  const numFrames = Math.ceil(readFileSync(path).length / FRAME_BYTES) + 50;
+  let count = 0;
+  for await (const frame of microphone()) {
+    if (count++ === numFrames) return;
+    yield frame;
   }
 }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import array
 import asyncio
+import math
 import os
 import sys
 import wave
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 RATE = 24_000
 FRAME_S = 0.04
+POLL_S = 0.02
 LOUD = 300
 """Of 32767: an answer has somewhere to be louder than that."""
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "300"))
@@ -68,17 +70,66 @@ class Outcome:
         sys.exit(bool(self.missing))
 
 
+class Checks:
+    """What has come true of a scenario, one thing after the other."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        """What the client complained about."""
+        self.done: list[str] = []
+        self.awaited = "anything"
+
+    async def until(self, claim: str, holds: Callable[[], object]) -> None:
+        """Wait until something is so."""
+        self.awaited = claim
+        while not holds():
+            if self.errors:
+                raise AssertionError("; ".join(self.errors))
+            await asyncio.sleep(POLL_S)
+        self.done.append(claim)
+
+    def that(self, claim: str, holds: object) -> None:
+        """Check that something is so."""
+        self.awaited = claim
+        if not holds:
+            raise AssertionError("it is not so")
+        self.done.append(claim)
+
+    @classmethod
+    def of(cls, name: str, scenario: Callable[[Checks], Coroutine[Any, Any, None]]) -> None:
+        """Let a client play a scenario, print one line, and exit."""
+        asyncio.run(cls().play(name, scenario))
+
+    async def play(self, name: str, scenario: Callable[[Checks], Coroutine[Any, Any, None]]) -> NoReturn:
+        """Play a scenario; a client that does not end by itself is left behind."""
+        playing = asyncio.create_task(scenario(self))
+        await asyncio.wait({playing}, timeout=PATIENCE_S)
+        failure = f"not so within {PATIENCE_S:g} s"
+        if playing.done():
+            error = playing.exception()
+            failure = f"{type(error).__name__}: {error}" if error else ""
+        done = ", ".join(self.done)
+        said = f"FAIL {name}: {self.awaited}: {failure}; before that: {done}" if failure else f"PASS {name}: {done}"
+        print(" ".join(said.split()), flush=True)
+        os._exit(bool(failure))
+
+
 def arguments() -> tuple[str, str]:
     """Return the base URL of the server and the path of a recording, as they were given to the script."""
     _, url, path = sys.argv
     return url, path
 
 
-async def microphone(path: str) -> AsyncIterator[bytes]:
-    """Yield a recording, 16-bit samples at 24 kHz, as fast as it sounds, and silence after it for ever."""
+def samples(path: str) -> bytes:
+    """Read a recording, 16-bit samples at 24 kHz."""
     with wave.open(path) as recording:
         assert (recording.getframerate(), recording.getnchannels(), recording.getsampwidth()) == (RATE, 1, 2)
-        data = recording.readframes(recording.getnframes())
+        return recording.readframes(recording.getnframes())
+
+
+async def microphone(path: str) -> AsyncIterator[bytes]:
+    """Yield a recording, 16-bit samples at 24 kHz, as fast as it sounds, and silence after it for ever."""
+    data = samples(path)
     size = 2 * round(RATE * FRAME_S)
     clock = asyncio.get_running_loop()
     begun, count = clock.time(), 0
@@ -86,3 +137,14 @@ async def microphone(path: str) -> AsyncIterator[bytes]:
         yield data[count * size : (count + 1) * size].ljust(size, b"\0")
         count += 1
         await asyncio.sleep(begun + count * FRAME_S - clock.time())
+
+
+async def utterance(path: str) -> AsyncIterator[bytes]:
+    """Yield a recording as fast as it sounds, and two seconds of silence after it."""
+    num_frames = math.ceil(len(samples(path)) / 2 / RATE / FRAME_S + 2 / FRAME_S)
+    count = 0
+    async for frame in microphone(path):
+        if count == num_frames:
+            return
+        yield frame
+        count += 1

@@ -140,6 +140,7 @@ def test_the_official_client_raises_the_errors_of_its_own_names(toy: Path) -> No
         assert [model.id for model in (await asking.models.list()).data] == ["org/toy"]
         assert (await asking.models.retrieve("org/toy")).owned_by == "tristep"
         assert (await asking.models.retrieve("whisper-1")).id == "org/toy"
+        assert (await asking.models.retrieve("gpt-4o-mini-tts-2025-12-15")).id == "org/toy"
         with pytest.raises(openai.NotFoundError) as missing:
             await asking.models.retrieve("org/other")
         assert (missing.value.code, missing.value.param) == ("model_not_found", "model")

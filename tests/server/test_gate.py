@@ -129,6 +129,7 @@ def test_a_foreign_page_is_refused(settings: Settings, origin: str | None, statu
         assert response.status_code == status
         allowed = "https://page.example" if origin == "https://page.example" else None
         assert response.headers.get("access-control-allow-origin") == allowed
+        assert allowed is None or response.headers["access-control-expose-headers"] == "location, x-request-id"
 
     ask(settings, main, allow_origins=("https://page.example",))
 

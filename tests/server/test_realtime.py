@@ -234,6 +234,15 @@ def test_foreign_pages_and_foreign_names_do_not_open_a_socket(server: Server) ->
     run(main)
 
 
+@pytest.mark.parametrize("query", ["", "intent=transcription&"])
+def test_a_name_may_bear_a_date(server: Server, query: str) -> None:
+    async def main() -> None:
+        async with opened(server, f"/v1/realtime?{query}model=gpt-4o-realtime-preview-2024-10-01") as socket:
+            await read(socket, "session.created")
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

@@ -86,7 +86,9 @@ def words_until(clause: Clause, num_samples: int) -> str:
     end = clause.end if clause.end is not None else clause.start + samples_of(MS_PER_LETTER * len(clause.text))
     if num_samples >= end:
         return clause.text
-    share = max(0, num_samples - clause.start) / (end - clause.start)
+    if num_samples <= clause.start:
+        return ""
+    share = (num_samples - clause.start) / (end - clause.start)
     cut = int(share * len(clause.text))
     while cut > 0 and not clause.text[cut].isspace():
         cut -= 1

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 import tristep
 from tristep.server import calls, chat, errors, frontend, realtime, realtime_audio, speech, transcriptions, voices
 from tristep.server.limits import PREFIXES, Gate
-from tristep.server.service import ALIASES, OfRequest, Service
+from tristep.server.service import ALIASES, OfRequest, Service, undated
 from tristep.server.settings import Settings
 
 router = APIRouter()
@@ -26,6 +26,8 @@ models = APIRouter()
 
 DOORS = (transcriptions, speech, voices, chat, realtime, realtime_audio, calls)
 """What there is under each prefix."""
+EXPOSED = ("location", "x-request-id")
+"""Headers of an answer that a page of another origin may read: the first names a call."""
 
 
 @router.get("/health")
@@ -65,7 +67,7 @@ async def list_models(service: OfRequest) -> dict[str, Any]:
 async def find_model(name: str, service: OfRequest) -> dict[str, Any]:
     """Describe the model that is loaded, by its name or one that it answers by."""
     entry = model_entry(service)
-    if name not in (entry["id"], *entry["aliases"]):
+    if name != entry["id"] and undated(name) not in entry["aliases"]:
         raise errors.ApiError(404, f"there is no model {name[:80]!r}", code="model_not_found", param="model")
     return entry
 
@@ -112,7 +114,9 @@ def create_app(service: Service) -> ASGIApp:
             app.include_router(part, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
     gate: ASGIApp = Gate(app, settings, service.metrics, service.secrets)
     if settings.allow_origins:
-        gate = CORSMiddleware(gate, settings.allow_origins, allow_methods=["*"], allow_headers=["*"])
+        gate = CORSMiddleware(
+            gate, settings.allow_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
+        )
     return gate
 
 

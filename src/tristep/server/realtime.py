@@ -26,7 +26,7 @@ from tristep.server.realtime_events import Message, new_id
 from tristep.server.realtime_jobs import Converse, Dialect, Taken, check_wanted
 from tristep.server.realtime_openai import error_message
 from tristep.server.realtime_session import Kind
-from tristep.server.service import ALIASES, OfRequest, Service
+from tristep.server.service import ALIASES, OfRequest, Service, undated
 from tristep.server.settings import MIB, Settings
 from tristep.server.worker import Channel, RefusedError, WorkerError
 
@@ -99,7 +99,7 @@ def new_job(service: Service, websocket: WebSocket, kind: Kind, dialect: Dialect
 
 def check_model(service: Service, model: str, kind: Kind) -> None:
     """Refuse a model that isn't loaded; who only transcribes may name a realtime model too, as some clients do."""
-    only_listens = kind == "transcription" and model not in ALIASES["realtime"]
+    only_listens = kind == "transcription" and undated(model) not in ALIASES["realtime"]
     service.check_model(model, "asr" if only_listens else "realtime")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
@@ -30,14 +31,16 @@ T = TypeVar("T")
 
 FLOAT_BYTES = 4
 ALIASES = {
-    "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-realtime-whisper",
-            "stepaudio-2.5-asr", "stepaudio-2.5-asr-stream", "step-asr", "step-asr-1.1-stream"),
+    "asr": ("whisper-1", "gpt-transcribe", "gpt-live-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe",
+            "gpt-realtime-whisper", "stepaudio-2.5-asr", "stepaudio-2.5-asr-stream", "step-asr", "step-asr-1.1-stream"),
     "tts": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "stepaudio-2.5-tts", "step-tts-2", "step-tts-mini"),
-    "realtime": ("gpt-realtime", "gpt-realtime-mini", "gpt-realtime-2", "gpt-4o-realtime-preview",
+    "realtime": ("gpt-realtime", "gpt-realtime-mini", "gpt-realtime-2", "gpt-realtime-2.1", "gpt-4o-realtime-preview",
                  "gpt-4o-mini-realtime-preview", "stepaudio-2.5-realtime", "stepaudio-2.5-chat", "step-audio-2",
                  "step-audio-2-mini", "gpt-4o-audio-preview", "gpt-audio"),
 }  # fmt: skip
-"""Names by which the loaded model answers too, so that clients need not be told its own."""
+"""Names by which the loaded model answers too, also with a date such as `-2024-10-01` behind them, so that clients
+need not be told its own."""
+DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 class Service:
@@ -88,7 +91,7 @@ class Service:
 
     def check_model(self, name: str, mode: str) -> None:
         """Refuse a model that isn't loaded, and any before it is."""
-        if name not in (self.settings.model_id, *ALIASES[mode]):
+        if name != self.settings.model_id and undated(name) not in ALIASES[mode]:
             raise ApiError(
                 404,
                 f"there is no model {name[:80]!r} for this: use {self.settings.model_id!r}",
@@ -122,6 +125,11 @@ class Service:
             except TimeoutError as error:
                 self.decoder.kill()
                 raise unreadable(f"the upload takes more than {self.settings.max_decode_s:g} s to decode") from error
+
+
+def undated(name: str) -> str:
+    """Leave out the date at the end of a model's name."""
+    return DATE.sub("", name)
 
 
 def unreadable(wrong: str) -> ApiError:
