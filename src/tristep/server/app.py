@@ -52,7 +52,7 @@ async def version(service: OfRequest) -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(service: OfRequest) -> Response:
     """Tell Prometheus what was done."""
-    return PlainTextResponse(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(await service.exposition(), media_type="text/plain; version=0.0.4")
 
 
 @models.get("/models")
