@@ -32,10 +32,7 @@ from tristep.server.metrics import Gathered, Metrics, exposition
 from tristep.server.replicas import Scale
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
-LONG: dict[str, Any] = {
-    "model": "tts-1", "voice": "anna", "response_format": "pcm", "stream_format": "sse",
-    "input": "It goes on and on. " * 100,
-}  # fmt: skip
+SPEECH: dict[str, Any] = {"model": "tts-1", "voice": "anna", "response_format": "pcm", "stream_format": "sse"}
 needs_ray = pytest.mark.skipif(
     not Path("/proc/self/stat").exists() or find_spec("ray") is None or find_spec("aiohttp_cors") is None,
     reason="there is no Ray Serve (pip install 'tristep[scale]'), or no /proc to look into",
@@ -157,10 +154,11 @@ def samples(http: httpx2.Client, metric: str) -> dict[str, float]:
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Ask until something is so, and fail if that takes too long."""
+    """Ask until something is so, but leave the processors to the replicas, and fail if that takes too long."""
     late = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < late
+        time.sleep(0.1)
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -224,7 +222,7 @@ def test_a_refused_upgrade_is_an_answer(cluster: Cluster) -> None:
 
 @needs_ray
 def test_an_answer_comes_piece_by_piece_and_ends_when_its_client_leaves(http: httpx2.Client) -> None:
-    with http.stream("POST", "/v1/audio/speech", json=LONG) as response:
+    with http.stream("POST", "/v1/audio/speech", json=SPEECH | {"input": "It goes on and on. " * 100}) as response:
         lines = response.iter_lines()
         assert "speech.audio.delta" in next(lines)
         assert sorted(samples(http, "tristep_queue").values()) == [0.0, 1.0]
@@ -278,7 +276,7 @@ def test_a_replica_that_is_killed_takes_what_it_was_answering_with_it_and_is_rep
 ) -> None:
     before = cluster.replicas()
     victim, other = sorted(before)
-    engine_and_decoder = children(other)
+    engine = min(children(other))  # the decoder is started after it
 
     async def main() -> None:
         async with opened(cluster) as one, opened(cluster) as two:
@@ -289,24 +287,23 @@ def test_a_replica_that_is_killed_takes_what_it_was_answering_with_it_and_is_rep
                 await asyncio.to_thread(load.answered, 5)
             assert all(len(outcomes) - outcomes.count(SAID) <= 1 for outcomes in load.outcomes), load.outcomes
             assert [end.done() for end in ends].count(True) == 1
-            for pid in engine_and_decoder:
-                os.kill(pid, signal.SIGKILL)
+            os.kill(engine, signal.SIGKILL)
             kinds, code, reason = await next(end for end in ends if not end.done())
             assert (kinds[-1], code, reason) == ("error", 1011, "The engine failed: the server's log says why.")
 
     run(main)
-    until(lambda: len(cluster.replicas() - {victim}) == len(samples(http, "tristep_sessions")) == 2, 40)
-    assert other in cluster.replicas()
-    until(lambda: http.get("/readyz").status_code == 200)
+    until(lambda: len(samples(http, "tristep_sessions")) == 2, 60)
+    assert before - cluster.replicas() == {victim}
+    assert len(cluster.replicas()) == 2
 
 
 @needs_ray
 def test_what_is_being_answered_when_the_command_is_stopped_is_answered(cluster: Cluster, http: httpx2.Client) -> None:
     pids = cluster.pids("")
-    with http.stream("POST", "/v1/audio/speech", json=LONG) as response:
+    with http.stream("POST", "/v1/audio/speech", json=SPEECH | {"input": "It goes on and on. " * 5}) as response:
         lines = filter(None, response.iter_lines())
         next(lines)
         cluster.process.send_signal(signal.SIGTERM)
-        assert "speech.audio.done" in list(lines)[-1]
+        assert "speech.audio.done" in list(lines)[-2]  # the last says no more than that it is
     assert cluster.process.wait(60) == 0
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

@@ -30,10 +30,11 @@ from tristep.server.metrics import Gathered, exposition
 from tristep.server.realtime_secrets import Secrets
 from tristep.server.service import Service
 from tristep.server.settings import Settings
+from tristep.server.worker import WorkerError
 
 NAME = "tristep"
 RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-"""Unless the environment says otherwise nothing is reported to anybody, and replicas are as urgent as other programs."""
+"""Unless the environment says otherwise nothing is reported to anybody, and replicas are as urgent as others."""
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 """Of Ray Serve; the app logs its requests itself."""
 LOG_FORMAT = "%(asctime)s %(message)s"
@@ -175,11 +176,9 @@ def run(settings: Settings, scale: Scale, announce: Callable[[str], None] = lamb
     settings = for_replicas(settings)
     with listen(settings) as listener:
         place, port = address(listener), listener.getsockname()[1]
-    with cluster(num_cpus=scale.most * (settings.threads or 1)) as keeper:
-        start(replace(settings, port=port), scale, keeper)
+    with cluster(scale.most * (settings.threads or 1)) as keeper, deployed(replace(settings, port=port), scale, keeper):
         announce(place)
         wait_for_signal()
-        stop()
 
 
 def for_replicas(settings: Settings) -> Settings:
@@ -205,7 +204,7 @@ def cluster(num_cpus: int) -> Iterator[Any]:
         be started again has forgotten them.
     """
     import ray
-    from ray import serve
+    import ray.serve  # fails here if it is not installed
 
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -217,22 +216,33 @@ def cluster(num_cpus: int) -> Iterator[Any]:
     try:
         yield ray.remote(Secrets).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     finally:
-        if not named:
-            serve.shutdown()
         ray.shutdown()
 
 
-def start(settings: Settings, scale: Scale, keeper: Any) -> None:
-    """Start the replicas and the proxies, and wait until all are ready.
+@contextmanager
+def deployed(settings: Settings, scale: Scale, keeper: Any) -> Iterator[None]:
+    """Start the proxies and the replicas, and in the end let these finish what they are answering.
 
     Raises:
         ValueError: If a replica can't be started.
     """
     from ray import serve
 
-    serve.start(
-        proxy_location="EveryNode", http_options={"host": settings.host, "port": settings.port}, logging_config=LOGGING
-    )
+    options = {"host": settings.host, "port": settings.port}
+    serve.start(proxy_location="EveryNode", http_options=options, logging_config=LOGGING)
+    try:
+        serve.run(application(settings, scale, keeper), name=NAME)
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"the replicas can't be started: {reason()}") from error
+    finally:
+        serve.delete(NAME)
+
+
+def application(settings: Settings, scale: Scale, keeper: Any) -> Any:
+    """Describe the replicas to Ray Serve."""
+    from ray import serve
+
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=Replica.__name__,
@@ -244,10 +254,16 @@ def start(settings: Settings, scale: Scale, keeper: Any) -> None:
         logging_config=LOGGING,
         **scale.options,
     )
-    try:
-        serve.run(deployment.bind(settings, keeper), name=NAME)
-    except RuntimeError as error:
-        raise ValueError(f"the replicas can't be started: {error}") from error
+    return deployment.bind(settings, keeper)
+
+
+def reason() -> str:
+    """Find in Ray's account of the replicas the sentence that one failed with."""
+    from ray import serve
+
+    account = serve.status().applications[NAME].deployments[Replica.__name__].message
+    _, found, sentence = account.rpartition(f"{WorkerError.__name__}: ")
+    return sentence.splitlines()[0] if found else "Ray's log above says why"
 
 
 def wait_for_signal() -> None:
@@ -256,10 +272,3 @@ def wait_for_signal() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
     told.wait()
-
-
-def stop() -> None:
-    """Let the replicas finish, and end them."""
-    from ray import serve
-
-    serve.delete(NAME)
