@@ -180,6 +180,7 @@ async def read(socket: ClientConnection, kind: str) -> dict[str, Any]:
     return dict(message)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_replicas_answer_as_one_server_does(cluster: Cluster, http: httpx2.Client) -> None:
     with openai.OpenAI(api_key=KEY, base_url=f"{cluster.address}/v1", max_retries=0) as client:
@@ -191,6 +192,7 @@ def test_replicas_answer_as_one_server_does(cluster: Cluster, http: httpx2.Clien
     assert len(samples(http, "tristep_sessions")) == len(cluster.replicas()) == 2
 
 
+@pytest.mark.slow
 @needs_ray
 def test_an_ephemeral_key_opens_sessions_at_every_replica(cluster: Cluster, http: httpx2.Client) -> None:
     made = http.post("/v1/realtime/client_secrets", json={"session": {"instructions": "You are a captain."}}).json()
@@ -208,6 +210,7 @@ def test_an_ephemeral_key_opens_sessions_at_every_replica(cluster: Cluster, http
     until(lambda: list(samples(http, "tristep_sessions").values()) == [0.0, 0.0])
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_refused_upgrade_is_an_answer(cluster: Cluster) -> None:
     async def main() -> None:
@@ -220,6 +223,7 @@ def test_a_refused_upgrade_is_an_answer(cluster: Cluster) -> None:
     run(main)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_an_answer_comes_piece_by_piece_and_ends_when_its_client_leaves(http: httpx2.Client) -> None:
     with http.stream("POST", "/v1/audio/speech", json=SPEECH | {"input": "It goes on and on. " * 100}) as response:
@@ -270,6 +274,7 @@ async def ending(socket: ClientConnection) -> tuple[list[str], int | None, str |
     return kinds, socket.close_code, socket.close_reason
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_replica_that_is_killed_takes_what_it_was_answering_with_it_and_is_replaced(
     cluster: Cluster, http: httpx2.Client
@@ -297,6 +302,7 @@ def test_a_replica_that_is_killed_takes_what_it_was_answering_with_it_and_is_rep
     assert len(cluster.replicas()) == 2
 
 
+@pytest.mark.slow
 @needs_ray
 def test_what_is_being_answered_when_the_command_is_stopped_is_answered(cluster: Cluster, http: httpx2.Client) -> None:
     pids = cluster.pids("")

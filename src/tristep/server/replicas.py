@@ -202,6 +202,9 @@ def cluster(num_cpus: int) -> Iterator[Any]:
     Yields:
         A handle to the actor that keeps the ephemeral keys. It lives as long as this process holds it; one that had to
         be started again has forgotten them.
+
+    Raises:
+        ValueError: If nothing is at the address.
     """
     import ray
     import ray.serve  # fails here if it is not installed
@@ -209,10 +212,11 @@ def cluster(num_cpus: int) -> Iterator[Any]:
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     named = os.environ.get("RAY_ADDRESS")
-    if named:
-        ray.init(address=named)
-    else:
-        ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1), include_dashboard=False)
+    local = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(address=named or "local", **({} if named else local))
+    except ConnectionError as error:
+        raise ValueError(f"no Ray cluster is at RAY_ADDRESS={named}: start it, or leave that unset") from error
     try:
         yield ray.remote(Secrets).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     finally:
@@ -243,7 +247,7 @@ def application(settings: Settings, scale: Scale, keeper: Any) -> Any:
     """Describe the replicas to Ray Serve."""
     from ray import serve
 
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress()(Replica),
         name=Replica.__name__,
         ray_actor_options={"num_cpus": settings.threads},
