@@ -347,6 +347,7 @@ def print_exchange(path: Path, exchange: Exchange, as_json: bool) -> None:
     epilog=examples(
         "serve",
         "serve --host 0.0.0.0 --api-key-file keys.txt",
+        "serve --ray --replicas 2 --max-replicas 4",
     )
 )
 def serve(
@@ -367,15 +368,22 @@ def serve(
     max_rate: Annotated[int, typer.Option(help="Requests a minute by one client.")] = 600,
     max_sessions: Annotated[int, typer.Option(min=0, help="Realtime sessions at once.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Processor threads; all if not given.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve by replicas on a Ray cluster.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many.")] = 1,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="With --ray: most, when busy.")] = None,
 ) -> None:
     """Serve OpenAI's and StepFun's API: transcriptions, speech, voices, chat, realtime; and a page to try them.
 
     Point a client, or a browser, at the address that is printed once the model is loaded. Other machines are served
-    only with a key.
+    only with a key. With --ray the cluster is RAY_ADDRESS, or this machine; each replica has the threads (1 if not
+    given) and the limits.
     """
     with user_errors():
+        if not ray and (replicas, max_replicas) != (1, None):
+            raise ValueError("--replicas and --max-replicas are about replicas on a Ray cluster: give --ray too")
         with extra("serve"):
             from tristep.server import app as server
+            from tristep.server import replicas as scaled
             from tristep.server.settings import MIB, Settings
 
         settings = Settings(
@@ -386,7 +394,15 @@ def serve(
             max_sessions=max_sessions, threads=threads,
         )  # fmt: skip
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        server.run(settings, lambda address: typer.echo(served(settings.model_id, address)))
+
+        def announce(address: str) -> None:
+            typer.echo(served(settings.model_id, address))
+
+        if ray:
+            with extra("scale"):
+                scaled.run(settings, scaled.Scale(replicas, max_replicas), announce)
+        else:
+            server.run(settings, announce)
 
 
 def served(model: str, address: str) -> str:

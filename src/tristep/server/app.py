@@ -54,7 +54,7 @@ async def version(service: OfRequest) -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(service: OfRequest) -> Response:
     """Tell Prometheus what was done."""
-    return PlainTextResponse(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(await service.exposition(), media_type="text/plain; version=0.0.4")
 
 
 @models.get("/models")
@@ -141,8 +141,8 @@ def build_server(service: Service) -> uvicorn.Server:
     logging.getLogger("uvicorn.error").addFilter(lambda line: "completing handshake" not in line.getMessage())
     config = uvicorn.Config(
         create_app(service), ws="websockets-sansio", ws_max_size=service.settings.max_message_bytes,
-        ws_per_message_deflate=False, access_log=False, log_config=None, log_level="warning", server_header=False,
-        timeout_graceful_shutdown=round(service.settings.drain_s),
+        ws_per_message_deflate=False, loop="asyncio", http="h11", access_log=False, log_config=None,
+        log_level="warning", server_header=False, timeout_graceful_shutdown=round(service.settings.drain_s),
     )  # fmt: skip
     return uvicorn.Server(config)
 

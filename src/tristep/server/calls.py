@@ -50,9 +50,8 @@ async def create_call(request: Request, service: OfRequest) -> Response:
 @router.post("/realtime/calls/{name}/hangup", response_class=Response)
 async def hang_up(name: str, service: OfRequest) -> Response:
     """End a call."""
-    if name not in service.calls:
+    if not await service.hang_up(name):
         raise ApiError(404, f"there is no call {name[:80]!r}", code="call_not_found", param="call_id")
-    service.calls[name].cancel()
     return Response()
 
 

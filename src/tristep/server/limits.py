@@ -74,7 +74,7 @@ class Gate:
 
         limit = self.body_limit(scope["path"])
         try:
-            self.check(scope, limit)
+            await self.check(scope, limit)
         except ApiError as error:
             await drain(receive)
             await error_response(error)(scope, receive, signed)
@@ -102,7 +102,7 @@ class Gate:
             await send(message)
 
         try:
-            self.check(scope, SMALL_BODY)
+            await self.check(scope, SMALL_BODY)
         except ApiError as error:
             await error_response(error)(scope, receive, signed)
         else:
@@ -115,13 +115,13 @@ class Gate:
         is_upload = path.startswith(tuple(prefix + door for prefix in PREFIXES for door in UPLOADS))
         return self.settings.max_file_bytes * 4 // 3 + SMALL_BODY if is_upload else SMALL_BODY
 
-    def check(self, scope: Scope, limit: int) -> None:
+    async def check(self, scope: Scope, limit: int) -> None:
         """Refuse what may not in, and say why."""
         headers = Headers(scope=scope)
         self.check_host(headers.get("host", ""))
         self.check_origin(headers)
         if scope["path"] not in PUBLIC:
-            self.rate.check(self.caller(scope, headers))
+            self.rate.check(await self.caller(scope, headers))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:
             raise too_large(limit)
@@ -144,13 +144,13 @@ class Gate:
                 403, f"the page {origin[:80]!r} may not use this server: start it with --allow-origin to let it"
             )
 
-    def caller(self, scope: Scope, headers: Headers) -> str:
+    async def caller(self, scope: Scope, headers: Headers) -> str:
         """Return who asks, by key or address, after checking the key."""
         address = str((scope.get("client") or ("nobody",))[0])
         key = given_key(headers) or key_among(scope.get("subprotocols", ()))
         door = "/realtime" if scope["type"] == "websocket" else "/realtime/calls"
         if scope["path"] in [prefix + door for prefix in PREFIXES] and key.startswith(SECRET):
-            scope["secret"] = self.session_of(key, address)
+            scope["secret"] = await self.session_of(key, address)
             return address
         if not self.keys or self.is_open(scope):
             return address
@@ -161,9 +161,9 @@ class Gate:
             raise unauthorized("the API key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         return f"key {matches.index(True)}"
 
-    def session_of(self, key: str, address: str) -> dict[str, Any]:
+    async def session_of(self, key: str, address: str) -> dict[str, Any]:
         """Return the session that an ephemeral key was made for."""
-        session = self.secrets.find(key)
+        session = await self.secrets.find(key)
         if session is None:
             self.rate.check(address)
             raise unauthorized("the ephemeral key is wrong or has expired: make another one")

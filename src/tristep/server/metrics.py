@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
 FACTORS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0)
 
 
-class Metrics:
-    """The counts and times of one server."""
+class Metrics(Collector):
+    """The counts and times of one server, or of one replica of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
+        self.labels = {"replica": replica} if replica else {}
+        """Of every sample."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "tristep_requests", "Requests by what answered and status.", ["handler", "status"], registry=self.registry
@@ -57,6 +63,29 @@ class Metrics:
         if audio_s:
             self.real_time_factor.labels(mode).observe(seconds / audio_s)
 
-    def exposition(self) -> bytes:
-        """Write it all in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def collect(self) -> Iterator[Metric]:
+        """Return all samples."""
+        for metric in self.registry.collect():
+            metric.samples = [sample._replace(labels={**sample.labels, **self.labels}) for sample in metric.samples]
+            yield metric
+
+
+class Gathered(Collector):
+    """The counts and times of several replicas: each metric once, with the samples of all."""
+
+    def __init__(self, parts: Iterable[Iterable[Metric]]) -> None:
+        self.metrics: dict[str, Metric] = {}
+        for metric in chain.from_iterable(parts):
+            if metric.name in self.metrics:
+                self.metrics[metric.name].samples += metric.samples
+            else:
+                self.metrics[metric.name] = metric
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all samples."""
+        return self.metrics.values()
+
+
+def exposition(found: Collector) -> bytes:
+    """Write it all in Prometheus' text format."""
+    return generate_latest(found)

@@ -252,7 +252,7 @@ async def create_secret(body: SecretRequest, service: OfRequest) -> Message:
     """Make an ephemeral key for one kind of session."""
     kind: Kind = "transcription" if body.session.get("type") == "transcription" else "realtime"
     session = await described(service, body.session, kind)
-    value, expires_at = service.secrets.mint({**body.session, "type": kind}, body.expires_after.seconds)
+    value, expires_at = await service.secrets.mint({**body.session, "type": kind}, body.expires_after.seconds)
     return {"value": value, "expires_at": expires_at, "session": session}
 
 
@@ -272,7 +272,7 @@ async def old_secret(service: Service, body: Message, kind: Kind) -> Message:
     """Make an ephemeral key for a session in the older names."""
     wanted = session_from_beta(body)
     session = await described(service, wanted, kind)
-    value, expires_at = service.secrets.mint({**wanted, "type": kind}, Expiry().seconds)
+    value, expires_at = await service.secrets.mint({**wanted, "type": kind}, Expiry().seconds)
     return session_to_beta(session) | {"client_secret": {"value": value, "expires_at": expires_at}}
 
 

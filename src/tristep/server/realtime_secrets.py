@@ -19,7 +19,7 @@ class Secrets:
         self.kept: dict[bytes, tuple[float, dict[str, Any]]] = {}
         """When each expires, seconds since 1970, and its session."""
 
-    def mint(self, session: dict[str, Any], seconds: int) -> tuple[str, int]:
+    async def mint(self, session: dict[str, Any], seconds: int) -> tuple[str, int]:
         """Make a key for a session; return it and when it expires, seconds since 1970."""
         now = time.time()
         self.kept = {digest: entry for digest, entry in self.kept.items() if entry[0] > now}
@@ -29,7 +29,7 @@ class Secrets:
         self.kept[digest_of(value)] = (expires_at, session)
         return value, int(expires_at)
 
-    def find(self, value: str) -> dict[str, Any] | None:
+    async def find(self, value: str) -> dict[str, Any] | None:
         """Return the session of a key, None if there is no such key or it has expired."""
         expires_at, session = self.kept.get(digest_of(value), (0.0, None))
         return session if expires_at > time.time() else None

@@ -21,7 +21,7 @@ from tristep.audio import LISTEN_HZ
 from tristep.server.errors import ApiError
 from tristep.server.jobs import Decode, load_decoder, load_engine
 from tristep.server.limits import Places
-from tristep.server.metrics import Metrics
+from tristep.server.metrics import Metrics, exposition
 from tristep.server.realtime_secrets import Secrets
 from tristep.server.settings import MIB, Settings
 from tristep.server.shelf import Shelf
@@ -46,15 +46,22 @@ DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 class Service:
     """One server's state."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, secrets: Secrets | None = None, replica: str = "") -> None:
+        """Prepare a server.
+
+        Args:
+            settings: What to serve, and to whom.
+            secrets: Ephemeral keys that are shared with other servers.
+            replica: What this server is called among them.
+        """
         self.settings = settings
         self.created_at = int(time.time())
-        self.metrics = Metrics()
+        self.metrics = Metrics(replica)
         self.places = Places(settings.max_queue)
         self.metrics.queue.set_function(lambda: self.places.num_taken)
         self.sessions = Places(settings.max_sessions, "realtime sessions are open")
         self.metrics.sessions.set_function(lambda: self.sessions.num_taken)
-        self.secrets = Secrets()
+        self.secrets = secrets or Secrets()
         self.calls: dict[str, asyncio.Task[None]] = {}
         """Calls that are held, by their names."""
         self.shelf = Shelf(settings)
@@ -88,6 +95,14 @@ class Service:
     def is_ready(self) -> bool:
         """Whether requests are answered now."""
         return self.engine.is_ready and self.decoder.is_ready
+
+    async def exposition(self) -> bytes:
+        """Tell Prometheus what was done."""
+        return exposition(self.metrics)
+
+    async def hang_up(self, name: str) -> bool:
+        """End a call, and say whether there was one of this name."""
+        return name in self.calls and self.calls[name].cancel()
 
     def check_model(self, name: str, mode: str) -> None:
         """Refuse a model that isn't loaded, and any before it is."""
