@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 480
-TICK_S = 0.002
+TICK_S = 0.005
 """A block of 20 ms passes in this time."""
 
 
@@ -59,7 +59,7 @@ class PortAudio:
         callback(samples, BLOCK, None, None)
         self.played.append(samples[:, 0])
         self.num_quiet = 0 if samples.any() else self.num_quiet + 1
-        if self.num_quiet == 300 and any(map(np.any, self.played)):
+        if self.num_quiet == 120 and any(map(np.any, self.played)):
             os.kill(os.getpid(), signal.SIGINT)  # the user has heard the answer, and presses ctrl-C
 
 
