@@ -170,7 +170,9 @@ def test_a_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("verb", [[], ["transcribe"], ["train"], ["label"], ["evaluate"], ["evaluate", "asr"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["transcribe"], ["converse"], ["train"], ["label"], ["evaluate"], ["evaluate", "asr"]]
+)
 def test_help_fits_a_screen_of_80_by_40(verb: list[str]) -> None:
     result = run(*verb, "--help")
     assert result.exit_code == 0

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from engine.toy_dialogue import speech
+from server.toys import SAID, write_toy
+from terminal.portaudio import PortAudio
 from typer.testing import CliRunner, Result
 
+from tristep.audio import SPEAK_HZ, read_audio
 from tristep.backbone.checkpoints import save_backbone
 from tristep.backbone.model import Backbone
 from tristep.cli import app, read_persona
@@ -51,6 +57,8 @@ def test_several_turns_are_json_lines_and_the_seed_settles_them(weights: str) ->
         ([str(DATA / "nowhere.wav")], "nowhere.wav"),
         ([CLIP, "--voice", "anna"], "give --out"),
         ([CLIP, "--out", "a.wav"], "codec"),
+        ([CLIP, "--half-duplex"], "give no FILE"),
+        (["--json"], "give a FILE"),
     ],
 )
 def test_a_mistake_is_one_sentence(weights: str, arguments: list[str], part: str) -> None:
@@ -68,3 +76,43 @@ def test_a_persona_is_a_text_or_a_file_of_one(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ValueError, match="or the persona itself"):
         read_persona(str(tmp_path / "bad.txt"))
+
+
+# By microphone and loudspeaker
+
+
+def test_a_talk_goes_from_the_microphone_to_the_loudspeaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_toy(tmp_path)
+    portaudio = PortAudio(torch.cat([torch.zeros(7200), speech(900)]))
+    monkeypatch.setitem(sys.modules, "sounddevice", portaudio)  # type: ignore[arg-type]
+    result = run("--model", str(tmp_path), "--out", str(tmp_path / "talk.wav"))
+    assert result.exit_code == 0, result.output
+    user, answer = result.stdout.splitlines()
+    assert user == f"user: {SAID}"
+    assert answer.startswith("answer: ")  # all of it, or less where a busy machine left the loudspeaker waiting
+    assert answer.endswith(" s)")
+    devices, summary = result.stderr.splitlines()
+    assert devices == "The microphone is a microphone, the loudspeaker a loudspeaker. Ctrl-C ends."
+    assert summary.startswith("1 turn, first sound ")
+    recorded, played = read_audio(tmp_path / "talk.wav", SPEAK_HZ).numpy(), np.concatenate(portaudio.played)
+    num_sounding = np.count_nonzero(played)
+    assert len(recorded) - num_sounding > 0.9 * SPEAK_HZ  # the user's turn
+    assert (recorded[-num_sounding:] ** 2).sum() == pytest.approx((played**2).sum(), rel=0.02)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    result = run()
+    assert (result.exit_code, result.stderr) == (
+        2, "tristep: sounddevice is not installed: run pip install 'tristep[mic]'\n",
+    )  # fmt: skip
+
+
+def test_without_portaudio_it_is_said_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run()
+    assert result.exit_code == 2
+    assert "(PortAudio library not found): install PortAudio (apt install libportaudio2" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -286,27 +286,44 @@ def speak(
 @app.command(
     epilog=examples(
         "converse question.wav --persona 'A patient tutor.' --out answer.wav",
-        "converse first.wav second.wav --persona captain.txt --out answers.wav",
-        "converse question.wav --json",
+        "converse first.wav second.wav --persona ada.txt --out answers.wav",
+        "converse --persona captain.txt",
     )
 )
 def converse(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files, each a turn of the user.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="Recordings, each a turn; the microphone if none.")
+    ] = None,
     persona: Annotated[str, typer.Option(help="Who answers and how: a text, or a text file.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Sound file for the answers; in text only if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Sound file for the answers to recordings, or for both sides of a talk.")
+    ] = None,
     voice: Annotated[str | None, typer.Option(help="Name of a voice; the first there is if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses among the answers and the ways to say them.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, latencies included.")] = False,
+    half_duplex: Annotated[
+        bool, typer.Option("--half-duplex", help="Do not hear the microphone while an answer sounds.")
+    ] = False,
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
 ) -> None:
-    """Answer recorded turns of a conversation, aloud where there is a file for it.
+    """Talk by microphone and loudspeaker, or answer recorded turns.
 
-    What was heard and what is answered goes to stdout, two lines a turn; how long after the end of the sound the
-    first words and the first sound came goes to stderr.
+    Ctrl-C ends a talk. Speak into an answer to stop it. Wear headphones, or give --half-duplex: the microphone
+    must not hear the answers.
+
+    Recordings are answered in text, and aloud into --out. What was heard and answered goes to stdout, two lines a
+    turn; how long after the end of speech the answer came goes to stderr.
     """
     with user_errors():
         set_threads(threads)
+        if not files:
+            if as_json:
+                raise ValueError("--json describes the answers to recordings: give a FILE, or leave it out")
+            talk_aloud(persona, voice, seed, out, half_duplex, model)
+            return
+        if half_duplex:
+            raise ValueError("--half-duplex is for talks by microphone: leave it out, or give no FILE")
         if voice and out is None:
             raise ValueError("--voice says how answers sound: give --out, a file for them, too")
         from tristep.engine.engine import Engine
@@ -319,6 +336,34 @@ def converse(
             print_exchange(path, exchanges[-1], as_json)
         if out:
             joined(exchanges).write(out)
+
+
+def talk_aloud(persona: str, voice: str | None, seed: int, out: Path | None, half_duplex: bool, model: str) -> None:
+    """Hold a conversation by the default microphone and loudspeaker."""
+    with extra("mic"):
+        from tristep.terminal.sound_card import SoundCard
+
+        card = SoundCard()
+    from rich.console import Console
+
+    from tristep.audio import SPEAK_HZ, write_audio
+    from tristep.engine.dialogue import SessionSettings, Transcribing
+    from tristep.engine.engine import Engine
+    from tristep.engine.session import Session
+    from tristep.terminal.loop import VoiceLoop
+    from tristep.terminal.talk import both_sides, talk
+
+    settings = SessionSettings(read_persona(persona), voice=voice, transcription=Transcribing(), seed=seed)
+    engine = Engine.load(model)
+    session = Session(engine, settings)
+    _ = engine.thinker  # is loaded before anybody speaks
+    if out:
+        write_audio(out, both_sides([]), SPEAK_HZ)  # a path that can't be written is a mistake to know of before
+    with card:
+        typer.echo(f"The microphone is {card.names[0]}, the loudspeaker {card.names[1]}. Ctrl-C ends.", err=True)
+        typer.echo(talk(VoiceLoop(session, card, half_duplex=half_duplex), Console()), err=True)
+    if out:
+        write_audio(out, both_sides(session.items), SPEAK_HZ)
 
 
 def read_persona(persona: str) -> str:
