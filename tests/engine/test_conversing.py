@@ -193,12 +193,12 @@ def test_a_pause_leaves_nothing_to_hear_at_the_end(chunk: int) -> None:
 def test_the_text_model_is_what_all_modes_share(tmp_path: Path) -> None:
     shared, own = backbone(), backbone()
     torch.manual_seed(3)
-    for parameter in add_low_rank(own.decoder, 2, ["q_proj"]):
+    for parameter in add_low_rank(own.decoder, 2, ["o_proj"]):
         torch.nn.init.normal_(parameter)
     save_backbone(shared, byte_tokenizer(), tmp_path / "toy", packing="fp32", modes={"asr": own})
     loaded = Thinker.load(tmp_path / "toy", precision="fp32")
     assert not any(isinstance(module, LowRankLinear) for module in loaded.backbone.modules())
-    weight = "decoder.blocks.0.attention.q_proj.weight"
+    weight = "decoder.blocks.0.attention.o_proj.weight"
     assert torch.equal(loaded.backbone.state_dict()[weight], shared.state_dict()[weight])
     save_backbone(shared, byte_tokenizer(), tmp_path / "both", packing="fp32", modes={"asr": shared, "realtime": own})
     trained = Thinker.load(tmp_path / "both", precision="fp32")

@@ -236,7 +236,7 @@ def test_a_cough_only_lowers_an_answer(seed: int) -> None:
 
 def test_a_short_voice_lowers_the_answer_and_lets_it_go_on() -> None:
     talking, events = speaking()
-    heard = [event for _, event in streamed(talking, torch.cat([silence(300), speech(90), silence(500)]))]
+    heard = [event for _, event in streamed(talking, torch.cat([silence(300), speech(40), silence(500)]))]
     assert heard == [Ducked(True), Ducked(False)]
     events += worked(talking)
     assert of(ResponseDone, events)[0].response.status == "completed"

@@ -30,7 +30,7 @@ from tristep.chat import Chat
 from tristep.codec.voice import Voice
 from tristep.engine.reciting import Sampling, draw
 from tristep.engine.streaming import StreamEvent, TranscriptionStream
-from tristep.engine.talking import BETWEEN_SENTENCES_S, Talker, sentence_seed
+from tristep.engine.talking import BETWEEN_SENTENCES_S, Talker, sentence_seed, without_lead
 from tristep.modes.asr.decoding import repetition_start
 from tristep.modes.realtime.decoding import Call, Clauses, FinishReason, Reader, allowed
 from tristep.text import speakable, without_cues, written_words
@@ -302,6 +302,8 @@ class Utterance:
             if chunk is None:
                 self._end()
                 break
+            if not self.num_samples:  # nobody should wait for silence
+                chunk = without_lead(chunk)
             if len(chunk):
                 self.num_samples += len(chunk)
                 return chunk

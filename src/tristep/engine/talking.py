@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TypedDict
 
@@ -39,8 +40,11 @@ BETWEEN_SENTENCES_S = 0.2
 """Silence between sentences, beside what each has at its ends."""
 SEMITONES, DECIBELS, OCTAVES = 2.0, 5.0, 0.12
 """What one degree of pitch, of volume, and of pace is worth, of pace beside what the codes make of it."""
-FIRST_CHUNK_S, CHUNK_S = 0.48, 0.96
-"""Seconds of codes that are sounded at once: few at first, so that the first sound comes early."""
+EARLY_CHUNKS_S, CHUNK_S = (0.48, 0.48), 0.96
+"""Seconds of codes that are sounded at once: few at first, so that the first sound comes early, and few again, so that
+the second is there before the first is over."""
+LEAD_S, QUIET = 0.03, 0.01
+"""Silence that is left before a first sound, and how loud that has to be."""
 MAX_INSTRUCTIONS = 200
 """Characters, as in the report's API (section 7.5)."""
 
@@ -322,12 +326,13 @@ class SpeechStream:
         """Yield the sound of one sentence while it is being spoken."""
         stream: CodecStream | None = None
         num_sounded = 0
-        first, further = (round(seconds * self.talker.codec.code_rate_hz) for seconds in (FIRST_CHUNK_S, CHUNK_S))
+        sizes = (round(seconds * self.talker.codec.code_rate_hz) for seconds in chain(EARLY_CHUNKS_S, repeat(CHUNK_S)))
+        size = next(sizes)
         for _ in self.talker.recite([piece], [recital], self.settings, number):
-            if len(recital.codes) - num_sounded >= (further if num_sounded else first):
+            if len(recital.codes) - num_sounded >= size:
                 stream = stream or self.talker.sound(self.settings, recital.settled, number)
                 yield stream.push(torch.tensor(recital.codes[num_sounded:]))
-                num_sounded = len(recital.codes)
+                num_sounded, size = len(recital.codes), next(sizes)
             else:
                 yield torch.zeros(0)
         stream = stream or self.talker.sound(self.settings, recital.settled, number)
@@ -375,6 +380,13 @@ def sentence_seed(seed: int, number: int) -> int:
 def silence() -> Tensor:
     """Return the pause between two sentences."""
     return torch.zeros(round(BETWEEN_SENTENCES_S * SPEAK_HZ))
+
+
+def without_lead(waveform: Tensor) -> Tensor:
+    """Cut the silence before the first sound of a waveform `(S,)`; nothing is left of one that is all silence."""
+    heard = (waveform.abs() > QUIET).nonzero()
+    first = int(heard[0]) - round(LEAD_S * SPEAK_HZ) if len(heard) else len(waveform)
+    return waveform[max(0, first) :]
 
 
 def sentence(piece: str, start: int, end: int, recital: Recital) -> Sentence:

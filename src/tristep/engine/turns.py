@@ -28,10 +28,10 @@ Detector = Callable[[Tensor], list[float]]
 EndOfTurn = Callable[[Tensor], float]
 """Says of a turn so far, shape `(S,)` at 16 kHz, how likely it is that the user has finished."""
 
-MIN_VOICE_S = 0.16
+MIN_VOICE_S = 0.128
 """A voice that lasts for so long is speech."""
 PAUSE_S = 0.224
-"""After so much silence it may be over, and it pays to have heard what there is."""
+"""After so much silence it may be over, and it pays to have heard what there is: the margin that it is heard with."""
 THRESHOLD, HYSTERESIS = 0.5, 0.15
 """Speech goes on until its probability falls this far below what it began with."""
 FINISHED = 0.5

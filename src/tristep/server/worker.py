@@ -9,6 +9,7 @@ fails the jobs it had, and another one takes its place.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import itertools
 import logging
@@ -43,6 +44,7 @@ THRIFT = {
 }
 """Settings of the C library and of oneDNN for the processes: threads that come and go would otherwise leave memory
 behind in arenas of their own, and every new length of a sound another kernel. What the environment says stays."""
+LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 READY = -1
 """Number of the message that says that a process is ready."""
 
@@ -292,7 +294,7 @@ class Desk:
             self.send(number, "failed", f"{type(error).__name__}: see the server's log")
         finally:
             del self.lines[number]
-            gc.collect()  # what a job that was left in the middle of its work held on to
+            give_back_memory()
 
     def serve(self, num_parallel: int) -> None:
         """Take jobs, and what they are told, until the near end is closed."""
@@ -307,6 +309,13 @@ class Desk:
                 threading.Thread(target=self.work_on, args=(number, payload), daemon=True).start()
             elif line := self.lines.get(number):
                 line.leave() if kind == "left" else line.inbox.put(payload)
+
+
+def give_back_memory() -> None:
+    """Free what a job that was left in the middle of its work held on to, and return it where the C library can."""
+    gc.collect()
+    if LIBC and hasattr(LIBC, "malloc_trim"):  # glibc has it
+        LIBC.malloc_trim(0)
 
 
 def work(connection: Connection, load: Callable[[], Answer], num_parallel: int) -> None:
