@@ -6,6 +6,7 @@ step, are cancelled at any other, and take slots that others have left.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -96,7 +97,7 @@ def prompt_of(client: Asked, backbone: Backbone) -> tuple[list[int], Tensor]:
     return tokens.tolist(), torch.randn(client.num_sounds, dim, generator=generator) * 0.02
 
 
-def favour_what_was_written(written: list[int]) -> dict[int, float]:
+def favour_what_was_written(written: Sequence[int], logits: Tensor) -> dict[int, float]:
     return {written[-1]: 1.0, 97 + len(written) % 20: 2.0} if written else {}
 
 

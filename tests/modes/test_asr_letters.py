@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristep.modes.asr.letters import MAX_LOSS, LetterBias, LetterPaths, loss_of
+from tristep.modes.asr.letters import MAX_LOSS, NUM_CANDIDATES, LetterBias, LetterPaths, loss_of
 from tristep.text import LETTERS
 from tristep.vocab import byte_tokenizer
 
@@ -82,6 +82,11 @@ def test_where_the_decoder_is_unsure_the_letters_decide() -> None:
 
 def test_where_the_decoder_is_sure_it_decides() -> None:
     assert chosen(bias_of("_sh_e_  _sa_w__"), "she s", {"a": 0.0, "o": MAX_LOSS + 0.1}) == "o"
+
+
+def test_none_but_a_candidate_is_chosen() -> None:
+    unlikely = dict.fromkeys((chr(97 + letter) for letter in range(NUM_CANDIDATES)), 0.0)
+    assert chosen(bias_of("_zz_z_"), "", unlikely | {"x": -0.1}) in unlikely
 
 
 def test_a_transcript_ends_where_the_letters_end() -> None:

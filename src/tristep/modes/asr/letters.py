@@ -126,7 +126,10 @@ class LetterBias:
         return self.losses(written[1:], before, candidates)
 
     def losses(self, body: Sequence[int], before: tuple[int, ...], candidates: Sequence[int]) -> dict[int, float]:
-        """Return what each candidate loses; what has no letters, such as a comma, loses no more than any that has."""
+        """Return what each candidate loses beyond the one that loses least, so that one of them is chosen.
+
+        What has no letters, such as a comma, loses no more than any that has.
+        """
         here, lost = self.paths.best_after(before), {}
         for token in candidates:
             ends = token == self.turn_end
@@ -136,7 +139,7 @@ class LetterBias:
             elif ends or letters != before:
                 lost[token] = loss_of(here - self.paths.best_after(letters, ends))
         least = min(lost.values(), default=0.0)
-        return {token: -lost.get(token, least) for token in candidates}
+        return {token: least - lost.get(token, least) for token in candidates}
 
 
 def loss_of(cost: float) -> float:
