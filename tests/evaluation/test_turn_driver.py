@@ -101,8 +101,8 @@ def test_frames_that_come_during_a_step_are_heard_together_after_it() -> None:
 
 def test_time_changes_when_things_happen_and_not_what() -> None:
     courses = [run(talk(*how), QUESTION) for how in ((0.0, 0.02), (0.004, 0.02), (0.0, 0.04))]
-    whats = [plain([event for _, event in course.events]) for course in courses]
-    assert whats[0] == whats[1] == whats[2]
+    kinds = [plain([event for _, event in course.events]) for course in courses]
+    assert kinds[0] == kinds[1] == kinds[2]
 
 
 def test_a_question_is_over_when_it_is_answered() -> None:
