@@ -31,7 +31,7 @@ from tristep.backbone.low_rank import LowRankLinear
 from tristep.backbone.model import Backbone
 from tristep.backbone.packing import SHIPPED
 
-MODES = ("asr", "tts", "realtime")
+MODES = ("asr", "tts", "realtime", "judge")
 
 
 def without_own(backbone: Backbone) -> Backbone:
