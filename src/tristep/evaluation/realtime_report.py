@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from tristep.evaluation.report import HEAD, Conditions, Record, conditions_line, html_row, write_beside
+from tristep.evaluation.report import HEAD, Conditions, Record, as_svg, conditions_line, html_table, write_beside
 from tristep.evaluation.tts_report import Estimate
 
 NUM_SHOWN = 12
@@ -141,8 +140,7 @@ def as_page(report: RealtimeReport) -> str:
     """Draw a report as one page that needs nothing else."""
     return PAGE.format(
         title=escape(f"Conversations with {report.conditions.model}"),
-        header=html_row(HEADERS, "th"),
-        rows="\n".join(html_row(cells(model)) for model in report.models),
+        table=html_table(HEADERS, map(cells, report.models)),
         plots=plots(report.models),
         conditions=escape(conditions_line(report.conditions)),
         sections="\n".join(section(model) for model in report.models),
@@ -165,10 +163,7 @@ def plots(models: Sequence[ModelResult]) -> str:
     for axes in (drift, delay):
         if axes.get_lines():
             axes.legend(fontsize="small", loc="upper right")
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    svg = image.getvalue()
-    return svg[svg.index("<svg") :]
+    return as_svg(figure)
 
 
 def section(model: ModelResult) -> str:
@@ -200,12 +195,7 @@ dd {{ margin: 0 0 .4rem 1.5rem; }}
 mark {{ background: #fbdcd9; color: #8c1d18; }}
 </style>
 <h1>{title}</h1>
-<table>
-<thead>{header}</thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+{table}
 {plots}
 <p><small>In character: answers in which the rules find nothing; a floor, not a judgement. Relevant: answers that the
 text model finds likelier after their own turn than after one of another dialogue (the number behind an answer, in nats

@@ -8,7 +8,7 @@ never looks better than trying.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -196,8 +196,7 @@ def as_page(report: AsrReport) -> str:
     """Draw a report as one page that needs nothing else: the table, a histogram and the worst clips."""
     return PAGE.format(
         title=escape(f"Recognition by {report.conditions.model}"),
-        header=html_row(HEADERS, "th"),
-        rows="\n".join(html_row(_cells(suite)) for suite in report.suites),
+        table=html_table(HEADERS, map(_cells, report.suites)),
         conditions=escape(conditions_line(report.conditions)),
         sections="\n".join(_section(suite) for suite in report.suites),
     )
@@ -259,6 +258,20 @@ def html_row(cells: Sequence[str], tag: str = "td") -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
+def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table."""
+    lines = "\n".join(map(html_row, rows))
+    return f"<table>\n<thead>{html_row(headers, 'th')}</thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+
+
+def as_svg(figure: Figure) -> str:
+    """Write a figure as it stands inside a page."""
+    image = io.StringIO()
+    figure.savefig(image, format="svg", metadata={"Date": None})
+    svg = image.getvalue()
+    return svg[svg.index("<svg") :]
+
+
 def _section(suite: SuiteResult) -> str:
     clips = "\n".join(_clip_rows(suite.worst()))
     return SECTION.format(
@@ -298,10 +311,7 @@ def _histogram(suite: SuiteResult) -> str:
         ylabel="clips",
         xlim=(0, 105),
     )
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    svg = image.getvalue()
-    return svg[svg.index("<svg") :]
+    return as_svg(figure)
 
 
 HEAD = """<!doctype html>
@@ -326,12 +336,7 @@ ins {{ background: #d8f0dc; color: #14532d; text-decoration: none; }}
 .failed {{ color: #8c1d18; }}
 </style>
 <h1>{title}</h1>
-<table>
-<thead>{header}</thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+{table}
 <p><small>{conditions}</small></p>
 <p><small><del>said</del>, not written; <ins>written</ins>, not said. Texts are normalised.</small></p>
 {sections}

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, speech_mel
-from tristep.evaluation.report import HEAD, Conditions, Edit, Record, alignment, html_row, write_beside
+from tristep.evaluation.report import HEAD, Conditions, Edit, Record, alignment, html_table, write_beside
 from tristep.evaluation.speech import Delivery
 
 STOP = "stop"
@@ -258,16 +258,11 @@ def as_page(reports: Sequence[TtsReport], waveforms: Mapping[str, Mapping[str, T
     directed = [row for report in reports for row in _directive_rows(report)]
     return PAGE.format(
         title=escape("Speech by " + ", ".join(report.conditions.model for report in reports)),
-        voices=_html_table(VOICE_HEADERS, [row for report in reports for row in _voice_rows(report)]),
-        directives=_html_table(DIRECTIVE_HEADERS, directed) if directed else "",
+        voices=html_table(VOICE_HEADERS, [row for report in reports for row in _voice_rows(report)]),
+        directives=html_table(DIRECTIVE_HEADERS, directed) if directed else "",
         conditions=escape(_below(reports)),
         sections="\n".join(_section(report, waveforms[report.conditions.model]) for report in reports),
     )
-
-
-def _html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    body = "\n".join(html_row(row) for row in rows)
-    return f"<table>\n<thead>{html_row(headers, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _section(report: TtsReport, waveforms: Mapping[str, Tensor]) -> str:

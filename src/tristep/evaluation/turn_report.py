@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from tristep.evaluation.report import HEAD, Conditions, Record, conditions_line, html_row, write_beside
+from tristep.evaluation.report import HEAD, Conditions, Record, as_svg, conditions_line, html_table, write_beside
 from tristep.evaluation.tts_report import Estimate
 
 
@@ -213,8 +212,7 @@ def as_page(report: TurnsReport) -> str:
     names = [system.name for system in report.systems]
     return PAGE.format(
         title=escape(f"Turn-taking of {report.conditions.model}"),
-        header=html_row(["", *names], "th"),
-        rows="\n".join(map(html_row, rows(report.systems))),
+        table=html_table(["", *names], rows(report.systems)),
         plots=plots(report.systems) if report.systems else "",
         duplex=duplex_section(report.duplex) if report.duplex else "",
         conditions=escape(conditions_line(report.conditions)),
@@ -224,9 +222,7 @@ def as_page(report: TurnsReport) -> str:
 
 def duplex_section(results: Sequence[DuplexResult]) -> str:
     """Write what Full-Duplex-Bench found."""
-    rows = "\n".join(html_row(duplex_cells(result)) for result in results)
-    header = html_row(DUPLEX_HEADERS, "th")
-    return f"<h2>Full-Duplex-Bench v1</h2>\n<table>\n<thead>{header}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return f"<h2>Full-Duplex-Bench v1</h2>\n{html_table(DUPLEX_HEADERS, map(duplex_cells, results))}"
 
 
 def plots(systems: Sequence[SystemResult]) -> str:
@@ -245,10 +241,7 @@ def plots(systems: Sequence[SystemResult]) -> str:
     for axes in (first, stop, pause, noise):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="x-small")
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    svg = image.getvalue()
-    return svg[svg.index("<svg") :]
+    return as_svg(figure)
 
 
 def steps(axes: Axes, values: Sequence[float | None], label: str, style: str = "-") -> None:
@@ -292,8 +285,7 @@ CASE_HEADERS = (
 
 def section(system: SystemResult) -> str:
     """List the cases of one system."""
-    rows = "\n".join(html_row(case_cells(case)) for case in system.cases)
-    return CASES.format(name=escape(system.name), header=html_row(CASE_HEADERS, "th"), rows=rows)
+    return CASES.format(name=escape(system.name), table=html_table(CASE_HEADERS, map(case_cells, system.cases)))
 
 
 def case_cells(case: CaseResult) -> tuple[str, ...]:
@@ -316,12 +308,7 @@ td {{ white-space: pre; }}
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{title}</h1>
-<table>
-<thead>{header}</thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+{table}
 {plots}
 {duplex}
 <p><small>Sound arrives in frames of 20 ms as it is spoken, and events are timed when the session returns them; the
@@ -333,11 +320,6 @@ cases, 95 %.</small></p>
 """
 )
 CASES = """<details><summary>{name}, every case (times in ms)</summary>
-<table>
-<thead>{header}</thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+{table}
 </details>
 """

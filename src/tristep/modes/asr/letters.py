@@ -118,9 +118,7 @@ class LetterBias:
             return {}
         best = logits.topk(min(NUM_CANDIDATES, len(logits)))
         candidates = best.indices[best.values >= best.values[0] - MAX_LOSS].tolist()
-        text = self.tokenizer.decode(written[1:])
-        before = spelt(text)
-        if before is None or len(candidates) == 1:
+        if len(candidates) == 1 or (before := spelt(self.tokenizer.decode(written[1:]))) is None:
             return {}
         self.paths.forget(len(before) - KEPT_LETTERS)
         return self.losses(written[1:], before, candidates)
