@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from outcome import RATE, Checks, arguments, utterance
+from outcome import Checks, arguments, utterance
 from pipecat.frames.frames import (
     ErrorFrame,
-    InputAudioRawFrame,
+    Frame,
     InterruptionFrame,
     LLMFullResponseEndFrame,
     LLMMessagesAppendFrame,
@@ -16,39 +14,34 @@ from pipecat.frames.frames import (
     TTSAudioRawFrame,
     TTSTextFrame,
 )
-from pipecat.observers.base_observer import BaseObserver, FramePushed
-from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.observers.base_observer import FramePushed
+from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.services.llm_service import FunctionCallParams
-from pipecat.services.openai.realtime.events import (
-    AudioConfiguration,
-    AudioInput,
-    InputAudioTranscription,
-    SessionProperties,
-)
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
-from pipecat.workers.runner import WorkerRunner
+from pipecat_pipeline import Listener, realtime_service, running, spoken
 
 
-class Listener(BaseObserver):
-    """Takes what the service pushes."""
+class Turns(Listener):
+    """Knows what came of the turn that is going on."""
 
     def __init__(self, service: OpenAIRealtimeLLMService, checks: Checks) -> None:
-        super().__init__()
-        self.service, self.checks = service, checks
+        super().__init__(service)
+        self.checks = checks
         self.heard, self.answer = "", ""
         self.num_bytes = self.num_interruptions = 0
         self.is_over = False
 
     async def on_push_frame(self, data: FramePushed) -> None:
-        """Take a frame."""
+        """Take a frame, also an interruption that goes to the service."""
         if isinstance(data.frame, InterruptionFrame) and data.destination is self.service:
             self.num_interruptions += 1
-        if data.source is not self.service:
-            return
-        match data.frame:
+        await super().on_push_frame(data)
+
+    def take(self, frame: Frame) -> None:
+        """Take a frame of the service's."""
+        match frame:
             case TranscriptionFrame(text=text):
                 self.heard = text
             case TTSTextFrame(text=text):
@@ -80,35 +73,23 @@ async def weather(params: FunctionCallParams, city: str) -> None:
 async def main(checks: Checks) -> None:
     """Run the service in a pipeline."""
     url, path = arguments()
-    heard = AudioConfiguration(input=AudioInput(transcription=InputAudioTranscription()))
-    service = OpenAIRealtimeLLMService(
-        api_key="not-needed",
-        base_url=f"{url.replace('http', 'ws', 1)}/realtime",
-        settings=OpenAIRealtimeLLMService.Settings(
-            model="gpt-realtime",
-            system_instruction="You are a good friend.",
-            session_properties=SessionProperties(audio=heard),
-        ),
-    )
-    listener = Listener(service, checks)
+    service = realtime_service(url, "You are a good friend.")
+    listener = Turns(service, checks)
     context = LLMContext(messages=[{"role": "user", "content": "I am Ada."}], tools=[weather])
     user, assistant = LLMContextAggregatorPair(context)
-    rates = PipelineParams(audio_in_sample_rate=RATE, audio_out_sample_rate=RATE)
-    worker = PipelineWorker(
-        Pipeline([user, service, assistant]), observers=[listener], params=rates, idle_timeout_secs=None
-    )
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
-    running = asyncio.create_task(runner.run())
-    await converse(worker, listener, path, checks)
+    async with running([user, service, assistant], listener) as worker:
+        await converse(worker, listener, path, checks)
+        check_history(context, checks)
+
+
+def check_history(context: LLMContext, checks: Checks) -> None:
+    """Look for everything that was said in what pipecat remembers."""
     history = str(context.messages)
     texts = ("I am Ada.", "weather", "sunny in Oslo", "What came first?", "On day 1", "You said: quick brown")
     checks.that("the context has all texts", all(text in history for text in texts))
-    await worker.cancel()
-    await running
 
 
-async def converse(worker: PipelineWorker, listener: Listener, path: str, checks: Checks) -> None:
+async def converse(worker: PipelineWorker, listener: Turns, path: str, checks: Checks) -> None:
     """Take turns."""
     await worker.queue_frame(LLMRunFrame())
     await checks.until("a tool is called and answered", lambda: "sunny in Oslo" in listener.answer)
@@ -136,8 +117,8 @@ async def ask(service: OpenAIRealtimeLLMService, text: str) -> None:
 
 async def say(worker: PipelineWorker, path: str) -> None:
     """Speak the recording."""
-    async for frame in utterance(path):
-        await worker.queue_frame(InputAudioRawFrame(audio=frame, sample_rate=RATE, num_channels=1))
+    async for samples in utterance(path):
+        await worker.queue_frame(spoken(samples))
 
 
 Checks.of("pipecat, turns", main)
