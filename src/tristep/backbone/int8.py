@@ -35,8 +35,9 @@ TINY, MIDDLE = torch.tensor(1e-8), torch.tensor(128.5)
 
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights `(O, I)` to int8; return them and the scale of each row in float32, shape `(O,)`."""
-    scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / 127
-    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+    weight = weight.float()
+    scale = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1)).clamp(min=1e-8) / 127
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
 
 
 class Int8Linear(nn.Module):

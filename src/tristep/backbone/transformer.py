@@ -86,6 +86,13 @@ class RMSNorm(nn.Module):
         return F.rms_norm(hidden.float(), self.weight.shape, self.weight.float(), self.eps).to(hidden.dtype)
 
 
+@torch.no_grad()
+def draw_normal(weight: Tensor, std: float) -> None:
+    """Draw weights, but none that have no memory: there torch would import its compiler, a second, to do nothing."""
+    if not weight.is_meta:
+        weight.normal_(std=std)
+
+
 def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosines and sines `(B, 1, T, E)` of the rotation at each position."""
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
