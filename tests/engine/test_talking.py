@@ -12,7 +12,7 @@ from tristep.backbone.model import Backbone
 from tristep.codec.codec import Codec
 from tristep.codec.voice import Voice
 from tristep.config import load_backbone_config, load_codec_config
-from tristep.engine.talking import MAX_INSTRUCTIONS, Talker
+from tristep.engine.talking import MAX_INSTRUCTIONS, Talker, sounding
 from tristep.vocab import byte_tokenizer
 
 TEXT = "Hello there. It is so, at 5!"
@@ -48,6 +48,24 @@ def test_a_stream_gives_the_samples_of_the_whole(text: str, instructions: str) -
     assert tuple(stream.sentences) == whole.sentences
     assert stream.finish_reason == whole.finish_reason
     torch.testing.assert_close(torch.cat(chunks), whole.waveform, atol=5e-3, rtol=1e-2)
+
+
+def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    recital = talker().recitals(["Hello there."])[0]
+    for _ in talker().recite(["Hello there."], [recital], talker().request(voice(), "", 3, None), 0):
+        pass
+    codes = recital.codes
+    silent = torch.zeros(talker().codec.codebook_size, dtype=torch.bool)
+    silent[codes[:4]] = True
+    num_silent = next(place for place, code in enumerate(codes) if not silent[code])
+    monkeypatch.setattr(talker().codec, "silent", silent)
+    lengths = [
+        sum(map(len, talker().stream_speech("Hello there.", voice(), seed=3, at_once=at_once)))
+        for at_once in (False, True)
+    ]
+    seconds = (num_silent - 1) / talker().codec.code_rate_hz / sounding(recital.settled)["tempo"]
+    assert num_silent > 3
+    assert lengths[0] - lengths[1] == pytest.approx(seconds * SPEAK_HZ, abs=0.02 * SPEAK_HZ)  # frames are 10 ms
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def load_backbone(
 
 
 def give_memory(module: nn.Module, device: str | torch.device, dtype: torch.dtype) -> None:
-    """Give tensors that have none memory, to be filled; torch's `to_empty` takes a third of a second for its imports."""
+    """Give tensors that have none memory, to be filled; torch's `to_empty` imports sympy, for a third of a second."""
     empty = {
         name: torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device=device)
         for name, tensor in module.state_dict().items()

@@ -325,7 +325,9 @@ class Utterance:
         before = "".join(clause.text for clause in self.clauses[:-1]).rstrip()
         if self.num_samples and before.endswith((".", "!", "?")):
             yield torch.zeros(round(BETWEEN_SENTENCES_S * SPEAK_HZ))
-        stream = self.talker.stream_speech(text, self.voice, instructions=self.instructions, seed=seed)
+        stream = self.talker.stream_speech(
+            text, self.voice, instructions=self.instructions, seed=seed, at_once=not self.num_samples
+        )
         with suppress(StopIteration):
             while True:
                 yield stream.step()
