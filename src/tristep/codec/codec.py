@@ -27,6 +27,8 @@ from tristep.config import CodecConfig, load_toml
 CONFIG = "codec.toml"
 CELLS = "phone_cells.safetensors"
 """What the phone dimensions of the codes say; a codec does without where it is not there."""
+KNEE = 0.7
+"""Share of full scale up to which sound is left as it is."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -168,15 +170,22 @@ class CodecStream:
 
     def push(self, codes: Tensor) -> Tensor:
         """Take the next codes `(T,)` and return the samples that they settle, shape `(S,)`."""
-        return self.vocoder.push(self._changed(self.flow.push(codes)))
+        return limited(self.vocoder.push(self._changed(self.flow.push(codes))))
 
     def finish(self) -> Tensor:
         """Return the samples that were waiting for more codes, shape `(S,)`."""
-        return torch.cat([self.vocoder.push(self._changed(self.flow.finish())), self.vocoder.finish()])
+        return limited(torch.cat([self.vocoder.push(self._changed(self.flow.finish())), self.vocoder.finish()]))
 
     def _changed(self, mel: Tensor) -> Tensor:
         """Move a mel `(M, F)` in pitch and pace: codes have some of both, so the flow alone hardly obeys."""
         return self._pace.push(mel if self._moved is None else self._moved.to(mel.device) @ mel)
+
+
+def limited(waveform: Tensor) -> Tensor:
+    """Bend a waveform `(S,)` where it is loud, so that no peak is cut off at full scale."""
+    over = (waveform.abs() - KNEE).clamp(min=0)
+    bent = (1 - KNEE) * torch.tanh(over / (1 - KNEE))
+    return waveform - waveform.sign() * (over - bent)
 
 
 class Pace:
