@@ -128,3 +128,8 @@ def test_what_was_forgotten_is_worked_out_again(seed: int, text: str) -> None:
     for end in range(0, len(tokens), 7):
         used([TAG, *tokens[:end]], logits)
     assert used([TAG, *tokens], logits) == fresh([TAG, *tokens], logits)
+
+
+def test_a_digit_that_says_another_number_loses_nothing() -> None:
+    bias = bias_of("__th_ir_t_y__")
+    assert chosen(bias, "3", {"0": 0.0, "a": 1.5}) == "0"

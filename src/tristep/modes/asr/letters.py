@@ -144,8 +144,11 @@ class LetterBias:
 
 
 def loss_of(cost: float) -> float:
-    """Turn what the letters lose, in nats, into what a token's logit does."""
-    return min(WEIGHT * SOFTNESS * math.log1p(cost / SOFTNESS), MAX_LOSS)
+    """Turn what the letters lose, in nats, into what a token's logit does.
+
+    It may also gain: after `3`, another digit makes a thirty of a three.
+    """
+    return min(WEIGHT * SOFTNESS * math.log1p(max(cost, 0.0) / SOFTNESS), MAX_LOSS)
 
 
 def spelt(text: str) -> tuple[int, ...] | None:
