@@ -406,6 +406,7 @@ def serve(
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web page that may call; repeatable.")] = None,
     voices: Annotated[Path | None, typer.Option(help="Folder for cloned voices; allows cloning.")] = None,
     open_voices: Annotated[bool, typer.Option("--open-voices", help="List voices without a key.")] = False,
+    mark: Annotated[bool, typer.Option(help="Mark speech as synthetic.")] = True,
     style: Annotated[Style, typer.Option(help="How transcripts are written.")] = Style.spoken,
     max_mb: Annotated[int, typer.Option(help="Largest upload, MiB.")] = 25,
     max_minutes: Annotated[int, typer.Option(help="Longest sound.")] = 120,
@@ -434,7 +435,7 @@ def serve(
         settings = Settings(
             model=model, host=host, port=port, api_keys=(*(api_key or ()), *read_keys(api_key_file)),
             insecure=insecure, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
-            voices=voices, list_voices_openly=open_voices, style=style.value, max_file_bytes=max_mb * MIB,
+            voices=voices, list_voices_openly=open_voices, mark=mark, style=style.value, max_file_bytes=max_mb * MIB,
             max_audio_s=60.0 * max_minutes, max_queue=max_queue, max_requests_per_minute=max_rate,
             max_sessions=max_sessions, threads=threads,
         )  # fmt: skip
@@ -448,6 +449,24 @@ def serve(
                 scaled.run(settings, scaled.Scale(replicas, max_replicas), announce)
         else:
             server.run(settings, announce)
+
+
+@app.command(epilog=examples("detect answer.wav", "detect recordings/*.mp3"))
+def detect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files of any kind and length.")],
+) -> None:
+    """Say which sounds this program has spoken: its speech bears a mark that nobody hears.
+
+    The number is how clearly the mark stands out: 6 and more is marked, what is not has about 0. Copies keep it, as
+    MP3, AAC or Opus too; a loudspeaker and a room, or another speed, take it away.
+    """
+    from tristep.audio import SPEAK_HZ, read_audio
+    from tristep.mark import FOUND, distinctness
+
+    with user_errors():
+        for path in files:
+            found = distinctness(read_audio(path, SPEAK_HZ))
+            typer.echo(f"{path}: {'marked' if found >= FOUND else 'no mark'} ({found:.1f})")
 
 
 def served(model: str, address: str) -> str:

@@ -67,6 +67,7 @@ def test_an_update_changes_what_it_names_and_nothing_else(talk: Talk) -> None:
         ({"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, "audio.input.format", {"type": "audio/pcmu"}),
         ({"audio": {"output": {"voice": {"id": "bert"}}}}, "audio.output.voice", "bert"),
         ({"audio": {"output": {"voice": "marin"}}}, "audio.output.voice", "marin"),
+        ({"audio": {"output": {"speed": 1.5}}}, "audio.output.speed", 1.5),
         ({"max_output_tokens": 12}, "max_output_tokens", 12),
         ({"tracing": "auto"}, "tracing", "auto"),
         ({"instructions": None}, "instructions", ""),
@@ -89,7 +90,7 @@ def test_every_field_can_be_set(talk: Talk, change: Message, path: str, value: A
         ({"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 2}}}}, "invalid_value",
          "session.audio.input.turn_detection.server_vad.threshold"),
         ({"audio": {"output": {"voice": "../../etc/passwd"}}}, "voice_not_found", "voice"),
-        ({"audio": {"output": {"speed": 2}}}, "invalid_value", "session.audio.output.speed"),
+        ({"audio": {"output": {"speed": 1.6}}}, "invalid_value", "session.audio.output.speed"),
         ({"tools": [{"type": "mcp", "server_url": "http://10.0.0.1"}]}, "unsupported_value", "session.tools"),
         ({"tools": [{"type": "function"}]}, "missing_required_parameter", "session.tools.0.name"),
         ({"output_modalities": ["text", "audio"]}, "invalid_value", "session.output_modalities"),
@@ -244,6 +245,38 @@ def test_an_answer_aloud(talk: Talk) -> None:
     ]  # fmt: skip
     error = refusal(talk.update(audio={"output": {"voice": "bert"}}))
     assert error["code"] == "cannot_update_voice"
+
+
+def sound_of(messages: list[Message]) -> bytes:
+    deltas = [message["delta"] for message in messages if message["type"] == "response.output_audio.delta"]
+    return b"".join(map(base64.b64decode, deltas))
+
+
+def test_an_answer_is_as_fast_as_the_session_says_when_it_begins(talk: Talk) -> None:
+    talk.update(**MANUAL)
+    talk.say("Hello.")
+    lengths, codes = [], []
+    for speed in (1.0, 1.5, 0.5):
+        talk.update(audio={"output": {"speed": speed}})
+        messages = talk.send("response.create", response={"conversation": "none", "input": []}) + talk.work()
+        lengths.append(len(sound_of(messages)))
+        codes.append(only(messages, "response.done")["response"]["usage"]["output_token_details"]["audio_tokens"])
+    assert codes == pytest.approx([codes[0]] * 3, rel=0.2)  # each answer is drawn anew
+    assert lengths[0] == pytest.approx(1.5 * lengths[1], rel=0.2)
+    assert lengths[0] == pytest.approx(0.5 * lengths[2], rel=0.2)
+
+
+def test_one_answer_may_sound_in_another_voice_and_format(talk: Talk) -> None:
+    talk.update(**MANUAL)
+    talk.say("Hello.")
+    heard = {}
+    for wanted in ({}, {"format": {"type": "audio/pcmu"}, "voice": "bert"}, {"format": None, "voice": None}):
+        messages = talk.send("response.create", response={"audio": {"output": wanted}}) + talk.work()
+        output = only(messages, "response.done")["response"]["audio"]["output"]
+        assert output == only(messages, "response.created")["response"]["audio"]["output"]
+        heard[output["voice"], output["format"]["type"]] = sound_of(messages)
+    assert [*heard] == [("anna", "audio/pcm"), ("bert", "audio/pcmu")]
+    assert 4 <= len(heard["anna", "audio/pcm"]) / len(heard["bert", "audio/pcmu"]) <= 8  # 6, were the answers as long
 
 
 def test_a_second_answer_waits_for_the_first(written: Talk) -> None:

@@ -83,6 +83,12 @@ def test_a_format_is_told_and_decodes_to_the_same_duration(
     assert len(read_audio(response.content, SPEAK_HZ)) / SPEAK_HZ == pytest.approx(duration_s, abs=0.08)
 
 
+def test_a_speed_is_heeded(http: httpx2.Client, talker: Talker) -> None:
+    fast = said(talker, speed=1.5)
+    assert_sounds_as(http.post(PATH, json=request(speed=1.5)).content, fast)
+    assert len(fast) * 1.5 == pytest.approx(len(said(talker)), rel=0.03)
+
+
 def test_a_rate_is_heeded(http: httpx2.Client) -> None:
     data = http.post(PATH, json=request(response_format="flac", sample_rate=16_000)).content
     assert soundfile.info(io.BytesIO(data)).samplerate == 16_000

@@ -112,6 +112,8 @@ class SessionSettings:
     """The name of a voice, or one made from a clip; the first there is if not given."""
     speech_instructions: str = ""
     """How everything is said, in words."""
+    speed: float = 1.0
+    """How much faster than comes naturally."""
     turn_detection: TurnDetection | None = field(default_factory=ServerVad)
     """None: the client commits, and asks for responses (push-to-talk)."""
     transcription: Transcribing | None = None

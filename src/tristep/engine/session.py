@@ -306,7 +306,7 @@ class Session:
         self._ahead = None
         voice = None
         if settings.modality == "audio":
-            voice = Utterance(self.engine.talker, settings.voice, settings.speech_instructions, seed)
+            voice = Utterance(self.engine.talker, settings.voice, settings.speech_instructions, seed, settings.speed)
         reply.answer = Answer(Thought(memory, prompt), voice)
 
     def _said(self, item_id: str) -> str:

@@ -100,9 +100,9 @@ class ResponseObject(BaseModel):
     metadata: Metadata | None = None
 
     @property
-    def voice(self) -> str | None:
-        """The voice that is asked for, if one is."""
-        return self.audio.output.voice if self.audio and self.audio.output else None
+    def sound(self) -> OutputObject:
+        """How it is to sound."""
+        return (self.audio and self.audio.output) or OutputObject()
 
 
 def read_item(given: Any, wire: WireFormat, param: str = "item") -> Item:
@@ -153,8 +153,8 @@ def read_base64(text: Any, param: str = "audio") -> bytes:
         raise SessionError("invalid_value", f"{param} is no base64: {error}", param) from error
 
 
-def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, str | None]:
-    """Read what a client wants of a response, and the name of the voice if it wants another one.
+def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, OutputObject]:
+    """Read what a client wants of a response, and how it is to sound if not as the session.
 
     Raises:
         SessionError: If it is not what it should be.
@@ -173,7 +173,7 @@ def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, str | N
         input=read_input(wanted.input, wire),
         metadata=wanted.metadata,
     )
-    return options, wanted.voice
+    return options, wanted.sound
 
 
 def read_input(given: list[dict[str, Any]] | None, wire: WireFormat) -> tuple[Item | str, ...] | None:

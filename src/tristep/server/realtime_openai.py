@@ -113,12 +113,13 @@ class Protocol:
     def _respond(self, given: Message) -> Iterator[Message]:
         if self.body.type == "transcription":
             raise SessionError("invalid_value", "a transcription session gives no responses: open a realtime one")
-        options, voice = read_options(given.get("response"), self.body.audio.input.format.wire)
+        options, wanted = read_options(given.get("response"), self.body.audio.input.format.wire)
         if not options.in_conversation and len(self.writer.answers) >= MAX_RESPONSES:
             raise SessionError("rate_limit_exceeded", f"{MAX_RESPONSES} responses are being given: wait for one")
-        if voice is not None:
-            options = replace(options, voice=self.shelf.find(voice))
-        yield from self.writer.written(self.session.create_response(options))
+        if wanted.voice is not None:
+            options = replace(options, voice=self.shelf.find(wanted.voice))
+        output = self.body.audio.output.model_copy(update={name: value for name, value in wanted if value is not None})
+        yield from self.writer.written(self.session.create_response(options), output)
 
     def _cancel(self, given: Message) -> Iterator[Message]:
         yield from self.writer.written(self.session.cancel(text_or_none(given, "response_id")))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from tristep.engine.dialogue import SemanticVad, ServerVad, SessionError, Tool, Transcribing, TurnDetection
 from tristep.server.errors import from_pydantic
@@ -118,15 +118,7 @@ class Output(BaseModel):
 
     format: Format = Format()
     voice: Annotated[str, BeforeValidator(name_of), Field(max_length=256)] = "alloy"
-    speed: float = 1.0
-
-    @field_validator("speed")
-    @classmethod
-    def is_natural(cls, speed: float) -> float:
-        """Refuse what has no effect."""
-        if speed != 1:
-            raise ValueError("answers are given at the speed that comes naturally; say in the instructions to be quick")
-        return speed
+    speed: float = Field(default=1.0, ge=0.25, le=1.5)
 
 
 class Sound(BaseModel):
@@ -228,6 +220,7 @@ class SessionObject(BaseModel):
             "turn_detection": self.detection,
             "transcription": (told.live_value if is_live else told.value) if told else None,
             "tools": tuple(tool.value for tool in self.tools),
+            "speed": self.audio.output.speed,
             "tool_choice": chosen_tool(self.tool_choice),
             "max_output_tokens": max_tokens(self.max_output_tokens),
             "retention": 1.0 if truncation == "auto" else retention,

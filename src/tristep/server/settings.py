@@ -33,6 +33,8 @@ class Settings:
     """Answer `GET /v1/audio/voices` without a key; Open WebUI asks without one."""
     voices: Path | None = None
     """Folder for cloned voices and the consents to them; without it there is no cloning."""
+    mark: bool = True
+    """Mark speech as synthetic: inaudibly (`tristep.mark`), and by a tag where the container has room for one."""
     style: Literal["spoken", "written"] = "spoken"
     """How transcripts are written where the request doesn't say."""
     threads: int | None = None

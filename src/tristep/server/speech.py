@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -64,7 +65,7 @@ class SpeechRequest(BaseModel):
     @property
     def delivery(self) -> Delivery:
         """What the client is to be handed."""
-        return Delivery(self.response_format, self.sample_rate, self.speed, self.volume)
+        return Delivery(self.response_format, self.sample_rate, volume=self.volume)
 
     @property
     def has_directions(self) -> bool:
@@ -110,11 +111,12 @@ async def speak(request: Request, body: SpeechRequest, service: OfRequest) -> Re
     refuse_what_has_no_effect(body, service.settings.max_input_characters)
     name = body.voice if isinstance(body.voice, str) else body.voice.id
     voice = await asyncio.to_thread(service.shelf.find, name)
-    job = Speak(body.text, voice, body.instruction or body.instructions, body.seed)
+    job = Speak(body.text, voice, body.instruction or body.instructions, body.seed, body.speed)
     async with AsyncExitStack() as stack:
         stack.enter_context(service.places.taken())
         started = time.perf_counter()
-        sound = await stack.enter_async_context(aclosing(Sound(service, job, body.delivery)))
+        delivery = replace(body.delivery, is_tagged=service.settings.mark)
+        sound = await stack.enter_async_context(aclosing(Sound(service, job, delivery)))
         await while_connected(request, sound.begin())
         service.metrics.time_to_first_audio.observe(time.perf_counter() - started)
         content = sound.events() if body.stream_format == "sse" else sound.bytes()
