@@ -71,7 +71,10 @@ def test_an_update_changes_what_it_names_and_nothing_else(talk: Talk) -> None:
         ({"max_output_tokens": 12}, "max_output_tokens", 12),
         ({"tracing": "auto"}, "tracing", "auto"),
         ({"instructions": None}, "instructions", ""),
-        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, "truncation.retention_ratio", 0.5),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, "truncation",
+         {"type": "retention_ratio", "retention_ratio": 0.5}),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5, "token_limits": {"post_instructions": 9}}},
+         "truncation.token_limits.post_instructions", 9),
         ({"something": "new", "audio": {"input": {"more": 1}}}, "tools", []),
         ({"model": "gpt-realtime-3"}, "model", "toy"),
     ],
@@ -94,6 +97,13 @@ def test_every_field_can_be_set(talk: Talk, change: Message, path: str, value: A
         ({"tools": [{"type": "mcp", "server_url": "http://10.0.0.1"}]}, "unsupported_value", "session.tools"),
         ({"tools": [{"type": "function"}]}, "missing_required_parameter", "session.tools.0.name"),
         ({"output_modalities": ["text", "audio"]}, "invalid_value", "session.output_modalities"),
+        ({"audio": {"input": {"noise_reduction": {"type": "magic"}}}}, "invalid_value",
+         "session.audio.input.noise_reduction.type"),
+        ({"audio": {"input": {"transcription": {"prompt": "Names."}}}}, "invalid_value",
+         "session.audio.input.transcription.prompt"),
+        ({"prompt": {"id": "pmpt_1"}}, "unsupported_value", "session.prompt"),
+        ({"reasoning": {"effort": "low"}}, "unsupported_value", "session.reasoning"),
+        ({"include": ["item.input_audio_transcription.logprobs"]}, "unsupported_value", "session.include"),
         ({"max_output_tokens": 0}, "invalid_value", "session.max_output_tokens.constrained-int"),
         ({"tool_choice": {"type": "function", "name": "nobody"}}, "invalid_value", "tool_choice"),
         ({"instructions": "x" * 200_000}, "string_above_max_length", "session.instructions"),
@@ -460,6 +470,25 @@ def test_a_buffer_that_holds_nothing_is_not_committed(written: Talk) -> None:
     written.hear(speech(0.5))
     assert types(written.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
     assert refusal(written.send("input_audio_buffer.commit"))["code"] == "input_audio_buffer_commit_empty"
+
+
+def test_noise_is_taken_out_of_what_is_heard_and_nothing_else(written: Talk) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.02 * torch.randn(72_000, generator=generator)
+    powers = {}
+    for kind in (None, {"type": "near_field"}, {"type": "far_field"}):
+        written.update(audio={"input": {"noise_reduction": kind}})
+        written.hear(torch.cat([noise, silence(0.1), speech()]))
+        written.send("input_audio_buffer.commit")
+        waveform = written.conversation.protocol.session.items[-1].parts[0].waveform
+        assert waveform is not None
+        assert len(waveform) == pytest.approx(5 * 16_000, abs=800)
+        heard = waveform[32_000:47_000], waveform[51_000:]
+        powers[kind and kind["type"]] = [float(10 * torch.log10(part.square().mean())) for part in heard]
+    plain, near, far = (powers[kind] for kind in (None, "near_field", "far_field"))
+    assert far[0] < near[0] - 2 < plain[0] - 6  # the noise
+    assert near[1] == pytest.approx(plain[1], abs=1)  # the speech
+    assert far[1] == pytest.approx(plain[1], abs=1)
 
 
 def test_odd_bytes_and_broken_base64_harm_nothing(written: Talk) -> None:

@@ -108,18 +108,26 @@ def turn_of(item: Item) -> Turn | None:
     return Turn(item.role, (item.text.strip(),)) if item.text.strip() else None
 
 
-def show(chat: Chat, head: Sequence[Turn], items: Iterable[Item], room: int, retention: float | None = 1.0) -> Shown:
+def show(
+    chat: Chat,
+    head: Sequence[Turn],
+    items: Iterable[Item],
+    room: int,
+    retention: float | None = 1.0,
+    most_tokens: int | None = None,
+) -> Shown:
     """Write a conversation out, up to where the assistant's answer begins, in at most `room` tokens.
 
-    Where it is too long, the oldest items are left out until what stays fills `retention` of the room, so that several
-    turns fit before any has to go again. An item that is too long by itself loses its beginning.
+    The items take at most `most_tokens` of them. Where they are too long, the oldest are left out until what stays
+    fills `retention` of the room, so that several turns fit before any has to go again. An item that is too long by
+    itself loses its beginning.
 
     Raises:
         SessionError: If it is too long and `retention` is None, or the head alone fills the room.
     """
     before, after = chat.render(head).tokens, chat.header("assistant")
     rows = [(item.id, chat.render([turn]).tokens) for item in items if (turn := turn_of(item))]
-    room -= len(before) + len(after)
+    room = min(room, (most_tokens or room) + len(before) + len(after)) - len(before) - len(after)
     dropped: list[str] = []
     if sum(len(row) for _, row in rows) > room:
         if retention is None or room < 1:

@@ -324,7 +324,7 @@ class Session:
         shown = [self._remembered(item) for item in items if item.id not in self._forgotten]
         room = self.context_tokens - self._budget(settings)
         head = head_turns(settings.instructions, callable_tools(settings))
-        return show(self.engine.chat, head, shown, room, settings.retention)
+        return show(self.engine.chat, head, shown, room, settings.retention, settings.most_tokens)
 
     def _remembered(self, item: Item) -> Item:
         """Return an item with the words of it that were heard."""
@@ -573,7 +573,7 @@ class Session:
         return [ItemDeleted(item_id)]
 
     def truncate(self, item_id: str, played_ms: int, content_index: int = 0) -> list[Event]:
-        """Cut an answer to what was played of it, also while it is being given or after it is done.
+        """Cut an answer to what was played of it: one that is being given ends, for nobody will hear the rest.
 
         Up to 500 ms more than there is means all of it; beyond that, and for what is no spoken answer, `invalid_value`;
         `item_truncate_invalid_item_id` if there is no such item.
@@ -589,7 +589,8 @@ class Session:
                 f"audio_end_ms is {played_ms}: the item has {playback.sent_ms:.0f} ms of sound",
                 "audio_end_ms",
             )
-        return list(self._cut(item_id, played_ms, content_index, by_client=True))
+        ended = self.cancel() if reply and reply.message_id == item_id else []
+        return [*ended, *self._cut(item_id, played_ms, content_index, by_client=True)]
 
     def _cut(self, item_id: str, played_ms: float, content_index: int, *, by_client: bool) -> Iterator[Event]:
         """Remember only so much of an answer."""

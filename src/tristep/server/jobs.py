@@ -96,7 +96,7 @@ def load_engine(model: str, threads: int | None, mark: bool) -> Answer:
 class EngineJobs:
     """Answers the engine's jobs."""
 
-    def __init__(self, engine: Engine, mark: bool) -> None:
+    def __init__(self, engine: Engine, mark: bool = True) -> None:
         self.engine = engine
         self.listener = engine.sharing(max_waiting=MOST_WAITING)
         """The same engine for jobs that can wait for each other; a conversation can't."""

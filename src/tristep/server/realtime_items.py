@@ -29,6 +29,7 @@ from tristep.server.realtime_session import (
     max_tokens,
     name_of,
     refuse_foreign_tools,
+    refuse_what_has_no_effect,
     size_of,
     without_nulls,
 )
@@ -162,6 +163,7 @@ def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, OutputO
     if not isinstance(given or {}, dict):
         raise SessionError("invalid_value", f"response is {type(given).__name__}: expected an object", "response")
     refuse_foreign_tools((given or {}).get("tools"), "response")
+    refuse_what_has_no_effect(given or {}, "response")
     wanted: ResponseObject = checked(ResponseObject, without_nulls(given or {}), "response")
     options = ResponseOptions(
         modality=wanted.output_modalities[0] if wanted.output_modalities else None,
