@@ -96,6 +96,16 @@ def test_a_speed_is_heeded_and_the_durations_told_are_those_of_the_sound(server:
     assert 2 * durations[1] == pytest.approx(durations[0], rel=0.03)
 
 
+def test_a_text_is_read_as_the_client_says(server: Server) -> None:
+    wanted = create(response_format="pcm", markdown_filter=True, pronunciation_map={"tone": ["gif/jiff"]})
+    plain = create(response_format="pcm")
+    sounds = [
+        b"".join(files(spoken(server, [first, text(sentence), DONE])))
+        for first, sentence in ((wanted, "The **GIF**."), (plain, "The jiff."))
+    ]
+    assert sounds[0] == sounds[1]
+
+
 def test_what_is_flushed_is_said_at_once(server: Server) -> None:
     flush = ("tts.text.flush", dict[str, Any]())
     messages = spoken(server, [create(response_format="pcm"), text("Well"), flush, text("..."), DONE])

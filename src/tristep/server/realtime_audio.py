@@ -26,6 +26,7 @@ from tristep.server.realtime_events import Message, new_id
 from tristep.server.realtime_jobs import parsed
 from tristep.server.realtime_sound import Samples
 from tristep.server.service import Service
+from tristep.server.wording import PronunciationMap, without_markdown
 from tristep.server.worker import RefusedError, WorkerError
 from tristep.text import sentences, without_cues, written_words
 
@@ -47,6 +48,8 @@ class Wanted(BaseModel):
     volume_ratio: float = Field(default=1.0, ge=0.1, le=2.0)
     mode: Literal["default", "sentence"] = "default"
     instruction: str = Field(default="", max_length=200)
+    pronunciation_map: PronunciationMap = PronunciationMap()
+    markdown_filter: bool = False
     seed: int = Field(default=0, ge=0, le=2**31)
     """Ours: chooses among the ways to say it."""
 
@@ -184,6 +187,9 @@ class Reader:
     async def _say(self, sentence: str) -> None:
         """Say one sentence, if there is anything in it to say."""
         assert self.wanted is not None
+        sentence = self.wanted.pronunciation_map.read(
+            without_markdown(sentence) if self.wanted.markdown_filter else sentence
+        )
         if not written_words(without_cues(sentence)):
             return
         by_sentence = self.wanted.mode == "sentence"

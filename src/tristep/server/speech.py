@@ -21,8 +21,8 @@ from tristep.server.errors import ApiError, unsupported
 from tristep.server.jobs import Speak, Spoken
 from tristep.server.service import OfRequest, Service, Streamed, while_connected
 from tristep.server.transcriptions import event, failure
+from tristep.server.wording import PronunciationMap, without_directions, without_markdown
 from tristep.server.worker import RefusedError, WorkerError
-from tristep.text import Text, join_parts, split_cues
 
 router = APIRouter()
 
@@ -53,7 +53,7 @@ class SpeechRequest(BaseModel):
     """Ours: chooses among the ways to say it."""
     voice_label: Any = None
     return_url: bool = False
-    pronunciation_map: Any = None
+    pronunciation_map: PronunciationMap = PronunciationMap()
     markdown_filter: bool = False
 
     @model_validator(mode="after")
@@ -76,12 +76,9 @@ class SpeechRequest(BaseModel):
     @property
     def text(self) -> str:
         """What the engine is given."""
-        return self.input if self.has_directions else without_directions(self.input)
-
-
-def without_directions(text: str) -> str:
-    """Open the brackets of directions, so that they are spoken like all the rest."""
-    return join_parts(Text(part.text) for part in split_cues(text))
+        written = without_markdown(self.input) if self.markdown_filter else self.input
+        read = self.pronunciation_map.read(written)
+        return read if self.has_directions else without_directions(read)
 
 
 def refuse_what_has_no_effect(body: SpeechRequest, max_characters: int) -> None:
@@ -92,8 +89,6 @@ def refuse_what_has_no_effect(body: SpeechRequest, max_characters: int) -> None:
     reasons = {
         "voice_label": "say in `instructions` how to speak",
         "return_url": "the sound is in the answer itself",
-        "pronunciation_map": "write words as they are to be spoken",
-        "markdown_filter": "send plain text",
     }
     for param, reason in reasons.items():
         if getattr(body, param):
