@@ -258,6 +258,22 @@ def test_metrics_tell_how_much_was_heard(http: httpx2.Client) -> None:
     assert 'tristep_requests_total{handler="transcribe",status="200"}' in text
 
 
+def measured(http: httpx2.Client, name: str) -> float:
+    """Return what the server tells of a count."""
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_metrics_tell_how_soon_words_come_and_how_many_by_a_pass(http: httpx2.Client) -> None:
+    counted = ['tristep_time_to_first_token_seconds_count{mode="asr"}', "tristep_acceptance_length_count"]
+    before = [measured(http, name) for name in counted]
+    form = {"model": "whisper-1", "stream": "true"}
+    stream = http.post(PATH, data=form, files={"file": OPUS.read_bytes()}).text
+    assert [measured(http, name) for name in counted] == [before[0] + 1, before[1] + stream.count("text.delta")]
+    passes, tokens = (measured(http, f"tristep_acceptance_length_{part}") for part in ("count", "sum"))
+    assert tokens >= passes
+
+
 def step_request(data: bytes, **format_: Any) -> dict[str, Any]:
     transcription = {"model": "stepaudio-2.5-asr", "language": "en", "hotwords": ["Anna"], "enable_timestamp": True}
     return {

@@ -389,6 +389,8 @@ class Engine:
             min_confidence=min(completion.probs),
             finish_reason="silence" if reason == "stop" and not written.text else reason,
             language=written.language,
+            num_tokens=completion.counts.num_settled,
+            num_passes=completion.counts.num_passes,
         )
 
 

@@ -32,6 +32,14 @@ class Segment:
     language: str | None
     words: tuple[Word, ...] | None = None
     """What is said when; None if nobody asked."""
+    num_tokens: int = 0
+    """Tokens that it was written in, and the passes of the backbone that this took: fewer where drafts were right."""
+    num_passes: int = 0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens settled per pass; 1 without drafts."""
+        return self.num_tokens / max(self.num_passes, 1)
 
     @property
     def duration_s(self) -> float:

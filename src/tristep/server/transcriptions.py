@@ -125,6 +125,7 @@ async def transcribed(service: Service, job: Transcribe) -> Transcription:
     started = time.perf_counter()
     result: Transcription = await only(service.engine.ask(job))
     service.metrics.worked("asr", result.duration_s, time.perf_counter() - started)
+    service.metrics.heard(result.segments)
     return result
 
 
@@ -185,12 +186,16 @@ def event(**fields: Any) -> str:
 
 async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, Segment]]:
     """Yield what each segment adds to the text, and the segment; count the sound at its end."""
-    started, separator = time.perf_counter(), ""
+    started, separator, is_first = time.perf_counter(), "", True
     async with aclosing(service.engine.ask(job)) as messages:
         async for message in messages:
             if isinstance(message, Transcription):
                 service.metrics.worked("asr", message.duration_s, time.perf_counter() - started)
+                service.metrics.heard(message.segments)
             elif message.text:
+                if is_first:
+                    service.metrics.time_to_first_token.labels("asr").observe(time.perf_counter() - started)
+                is_first = False
                 yield separator + message.text, message
                 separator = "" if message.language in UNSPACED else " "
 
