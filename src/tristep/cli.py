@@ -457,7 +457,7 @@ def detect(
 ) -> None:
     """Say which sounds this program has spoken: its speech bears a mark that nobody hears.
 
-    The number is how clearly the mark stands out: 6 and more is marked, what is not has about 0. Copies keep it, as
+    The number is how clearly the mark stands out: 5 and more is marked, what is not has about 0. Copies keep it, as
     MP3, AAC or Opus too; a loudspeaker and a room, or another speed, take it away.
     """
     from tristep.audio import SPEAK_HZ, read_audio
