@@ -414,6 +414,7 @@ def serve(
     max_rate: Annotated[int, typer.Option(help="Requests a minute by one client.")] = 600,
     max_sessions: Annotated[int, typer.Option(min=0, help="Realtime sessions at once.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Processor threads; all if not given.")] = None,
+    telemetry: Annotated[bool, typer.Option("--telemetry", help="Traces for OpenTelemetry.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Serve by replicas on a Ray cluster.")] = False,
     replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="With --ray: most, when busy.")] = None,
@@ -437,7 +438,7 @@ def serve(
             insecure=insecure, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
             voices=voices, list_voices_openly=open_voices, mark=mark, style=style.value, max_file_bytes=max_mb * MIB,
             max_audio_s=60.0 * max_minutes, max_queue=max_queue, max_requests_per_minute=max_rate,
-            max_sessions=max_sessions, threads=threads,
+            max_sessions=max_sessions, threads=threads, telemetry=telemetry,
         )  # fmt: skip
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -448,7 +449,8 @@ def serve(
             with extra("scale"):
                 scaled.run(settings, scaled.Scale(replicas, max_replicas), announce)
         else:
-            server.run(settings, announce)
+            with extra("telemetry"):
+                server.run(settings, announce)
 
 
 @app.command(epilog=examples("detect answer.wav", "detect recordings/*.mp3"))

@@ -117,7 +117,18 @@ def create_app(service: Service) -> ASGIApp:
         gate = CORSMiddleware(
             gate, settings.allow_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
         )
-    return gate
+    return traced(gate) if settings.telemetry else gate
+
+
+def traced(app: ASGIApp) -> ASGIApp:
+    """Tell of whatever an app answers.
+
+    Raises:
+        ModuleNotFoundError: If the extra is not installed.
+    """
+    from tristep.server.telemetry import Traced, collector
+
+    return Traced(app, collector())
 
 
 def run(settings: Settings, announce: Callable[[str], None] = lambda address: None) -> None:

@@ -62,6 +62,8 @@ class Settings:
     """Largest message of a realtime client."""
     max_items: int = 1000
     """Most items in a realtime conversation."""
+    telemetry: bool = False
+    """Tell OpenTelemetry's collector of every request; the environment says where that is."""
     drain_s: float = 30.0
     """How long requests may go on after the server was told to stop."""
 
