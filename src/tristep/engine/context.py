@@ -72,6 +72,26 @@ class Conversation:
                 self._items[item.id] = without_sound(item)
 
 
+class Names:
+    """Makes ids that no item of a conversation has."""
+
+    def __init__(self, conversation: Conversation, owner: str) -> None:
+        """Make ids for one session; `owner` goes into them, to tell sessions apart."""
+        self.conversation, self.owner = conversation, owner
+        self._last = 0
+
+    def __call__(self, kind: str) -> str:
+        """Make an id that begins like this."""
+        while (made := f"{kind}_{self.owner}{self.number()}") in self.conversation:
+            pass
+        return made
+
+    def number(self) -> int:
+        """Return the next number, which goes into no id then."""
+        self._last += 1
+        return self._last
+
+
 def sound_s(item: Item) -> float:
     """Return how much sound an item keeps, seconds."""
     return sum(len(part.waveform) / part.sample_rate for part in item.parts if part.waveform is not None)
