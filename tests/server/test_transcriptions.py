@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,23 @@ def test_a_stream_says_what_the_whole_says(client: openai.OpenAI, offline: Trans
     assert "".join(event.delta for event in deltas) == done.text == offline.text  # type: ignore[union-attr]
 
 
+def test_how_likely_each_token_was_is_told_to_who_asks(client: openai.OpenAI, offline: Transcription) -> None:
+    whole = client.audio.transcriptions.create(model="whisper-1", file=CLIP, include=["logprobs"])
+    assert whole.logprobs is not None
+    assert "".join(token.token or "" for token in whole.logprobs).replace(" ", "") == whole.text.replace(" ", "")
+    assert all(token.logprob is not None and token.logprob <= 0 for token in whole.logprobs)
+    assert bytes(int(byte) for token in whole.logprobs for byte in token.bytes or ()).decode() == "".join(
+        token.token or "" for token in whole.logprobs
+    )
+    assert math.exp(sum(token.logprob or 0 for token in whole.logprobs) / len(whole.logprobs)) > 0.5
+    stream = client.audio.transcriptions.create(model="whisper-1", file=CLIP, include=["logprobs"], stream=True)
+    *deltas, done = list(stream)
+    told = [token.token for event in deltas for token in event.logprobs or ()]  # type: ignore[union-attr]
+    assert told == [token.token for token in done.logprobs or ()]  # type: ignore[union-attr]
+    assert told == [token.token for token in whole.logprobs]
+    assert client.audio.transcriptions.create(model="whisper-1", file=CLIP).logprobs is None
+
+
 def test_the_asynchronous_client_streams_too(server: Server, offline: Transcription) -> None:
     async def main() -> str:
         async with openai.AsyncOpenAI(api_key=KEY, base_url=f"{server.address}/v1", max_retries=0) as client:
@@ -189,8 +207,8 @@ def test_the_asynchronous_client_streams_too(server: Server, offline: Transcript
         ({"prompt": "Dear diary"}, "prompt"),
         ({"temperature": "0.7"}, "temperature"),
         ({"temperature": "7"}, "temperature"),
-        ({"include[]": "logprobs"}, "include"),
-        ({"include": "logprobs"}, "include"),
+        ({"include[]": "item"}, "include.0"),
+        ({"include": "logprobs", "response_format": "text"}, None),
         ({"languages[]": ["en", "de"]}, "languages"),
         ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "0.1"}, "chunking_strategy"),
         ({"known_speaker_names[]": "Anna"}, "known_speaker_names"),

@@ -17,6 +17,15 @@ GRAVITY: tuple[FinishReason, ...] = ("repetition", "length", "stop", "silence")
 
 
 @dataclass(frozen=True)
+class Token:
+    """A piece of a text as it was written."""
+
+    text: str
+    logprob: float
+    """Among what was allowed there."""
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of speech and what was said in it."""
 
@@ -32,8 +41,10 @@ class Segment:
     language: str | None
     words: tuple[Word, ...] | None = None
     """What is said when; None if nobody asked."""
+    tokens: tuple[Token, ...] | None = None
+    """What it was written in, before numbers became digits; None if nobody asked."""
     num_tokens: int = 0
-    """Tokens that it was written in, and the passes of the backbone that this took: fewer where drafts were right."""
+    """Tokens that were settled, and the passes of the backbone that this took: fewer where drafts were right."""
     num_passes: int = 0
 
     @property

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +45,7 @@ class TranscriptionForm(BaseModel):
     response_format: Literal["json", "text", "srt", "vtt", "verbose_json"] = "json"
     temperature: float = Field(0, ge=0, le=1)
     timestamp_granularities: Annotated[list[Literal["word", "segment"]], BeforeValidator(as_list)] = []
-    include: Words = []
+    include: Annotated[list[Literal["logprobs"]], BeforeValidator(as_list)] = []
     keywords: Words = []
     hotwords: Words = []
     """StepFun's name of the keywords: names and words to expect."""
@@ -62,6 +62,8 @@ class TranscriptionForm(BaseModel):
         """Check that the fields go together."""
         if self.timestamp_granularities and self.response_format != "verbose_json":
             raise ValueError("timestamp_granularities needs response_format verbose_json")
+        if self.include and self.response_format != "json":
+            raise ValueError("include logprobs needs response_format json")
         if self.stream and self.response_format not in ("json", "text"):
             raise ValueError(f"a stream can't be written as {self.response_format}: give json")
         return self
@@ -75,6 +77,7 @@ class TranscriptionForm(BaseModel):
             "words": with_words,
             "hotwords": [*self.keywords, *self.hotwords],
             "itn": self.itn,
+            "tokens": "logprobs" in self.include,
         }
 
 
@@ -84,7 +87,6 @@ def refuse_what_has_no_effect(form: TranscriptionForm) -> None:
         "prompt": form.prompt and "give names and words to expect as keywords",
         "languages": len(form.languages) > 1 and "give one language, or none to have it recognised",
         "temperature": form.temperature and "this model writes what is most probable: give 0 or nothing",
-        "include": form.include and "log-probabilities of tokens are not told",
         "chunking_strategy": form.chunking_strategy not in ("auto", {"type": "server_vad"})
         and "sound is cut at its pauses by fixed rules: give auto",
         "known_speaker_names": form.known_speaker_names and "speakers are not told apart",
@@ -141,7 +143,14 @@ def rendered(result: Transcription, form: TranscriptionForm) -> Response:
         case "verbose_json":
             return JSONResponse(verbose(result, form))
     usage = {"type": "duration", "seconds": result.duration_s}
-    return JSONResponse({"text": result.text, "usage": usage, "finish_reason": result.finish_reason})
+    body = {"text": result.text, "usage": usage, "finish_reason": result.finish_reason}
+    return JSONResponse(body | ({"logprobs": logprobs(result.segments)} if form.include else {}))
+
+
+def logprobs(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Write how likely each token was."""
+    tokens = (token for segment in segments for token in segment.tokens or ())
+    return [{"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())} for token in tokens]
 
 
 def verbose(result: Transcription, form: TranscriptionForm) -> dict[str, Any]:
@@ -202,15 +211,21 @@ async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, 
 
 async def openai_events(service: Service, job: Transcribe) -> AsyncIterator[str]:
     """Tell a transcription as OpenAI streams it."""
-    said = ""
+    said, told = "", list[Segment]()
     try:
-        async for delta, _ in deltas(service, job):
+        async for delta, segment in deltas(service, job):
             said += delta
-            yield event(type="transcript.text.delta", delta=delta)
+            told.append(segment)
+            yield event(type="transcript.text.delta", delta=delta, **asked_logprobs(job, [segment]))
     except (RefusedError, WorkerError) as error:
         yield event(**failure(error))
     else:
-        yield event(type="transcript.text.done", text=said)
+        yield event(type="transcript.text.done", text=said, **asked_logprobs(job, told))
+
+
+def asked_logprobs(job: Transcribe, segments: Iterable[Segment]) -> dict[str, Any]:
+    """Write how likely each token was, where the client asked for that."""
+    return {"logprobs": logprobs(segments)} if job.options.get("tokens") else {}
 
 
 def failure(error: Exception) -> dict[str, Any]:
