@@ -31,6 +31,15 @@ def test_a_subprotocol_that_is_no_ascii_is_refused_with_an_answer(
     assert "Traceback" not in caplog.text
 
 
+def test_no_socket_is_compressed(server: Server) -> None:
+    async def main() -> None:
+        async with opened(server, compression="deflate") as socket:
+            assert socket.response is not None
+            assert "Sec-WebSocket-Extensions" not in socket.response.headers
+
+    run(main)
+
+
 def test_who_is_being_answered_when_the_server_is_stopped_is_answered_to_the_end(toy: Path) -> None:
     settings = Settings(model=str(toy), served_name="toy", port=0, api_keys=(KEY,), threads=1)
 

@@ -170,6 +170,10 @@ def test_a_stream_says_what_the_whole_says(client: openai.OpenAI, offline: Trans
     assert {event.type for event in deltas} == {"transcript.text.delta"}
     assert done.type == "transcript.text.done"
     assert "".join(event.delta for event in deltas) == done.text == offline.text  # type: ignore[union-attr]
+    assert done.usage is not None
+    assert done.usage.input_tokens == round(12.5 * 11)
+    assert done.usage.output_tokens > len(offline.text.replace(" ", ""))
+    assert done.usage.total_tokens == done.usage.input_tokens + done.usage.output_tokens
 
 
 def test_how_likely_each_token_was_is_told_to_who_asks(client: openai.OpenAI, offline: Transcription) -> None:

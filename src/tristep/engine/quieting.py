@@ -43,7 +43,8 @@ class Quieter:
         self._window = torch.hann_window(FRAME_SIZE).sqrt()
         hz = torch.fft.rfftfreq(FRAME_SIZE, 1 / LISTEN_HZ)
         self._is_speech = (hz >= RUMBLE_HZ[distance]).float()
-        self._begin()
+        self._rest = self._overlap = torch.zeros(DELAY)
+        self._num_early = DELAY  # what comes out first is from before the sound
         self._power: Tensor | None = None
         self._minima = deque[Tensor](maxlen=NUM_SPANS)
         self._lowest = torch.full((len(hz),), math.inf)
@@ -70,14 +71,10 @@ class Quieter:
         """Return what is left, shape `(S,)`, and begin anew; what the noise is like is remembered."""
         num_left, known = len(self._rest) - self._num_early, (self._power, self._minima.copy(), self._lowest)
         left = self.push(torch.zeros(2 * FRAME_SIZE))[:num_left]
-        self._begin()
+        self._rest = self._overlap = torch.zeros(DELAY)
+        self._num_early = DELAY
         self._power, self._minima, self._lowest = known
         return left
-
-    def _begin(self) -> None:
-        """Wait for the first samples."""
-        self._rest, self._overlap = torch.zeros(DELAY), torch.zeros(DELAY)
-        self._num_early = DELAY  # what comes out first is from before the sound
 
     def _frame(self, samples: Tensor) -> Tensor:
         """Hold down the noise of one spectrum's samples, shape `(FRAME_SIZE,)`."""

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tristep.engine import captions
+from tristep.engine.session import AUDIO_TOKENS_HZ
 from tristep.engine.settings import Options, Settings
 from tristep.engine.transcription import UNSPACED, Segment, Transcription
 from tristep.modes.asr.data import Style
@@ -193,14 +194,15 @@ def event(**fields: Any) -> str:
     return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
 
-async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, Segment]]:
-    """Yield what each segment adds to the text, and the segment; count the sound at its end."""
+async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, Segment | Transcription]]:
+    """Yield what each segment adds to the text, and the segment; at the end nothing more, and the whole."""
     started, separator, is_first = time.perf_counter(), "", True
     async with aclosing(service.engine.ask(job)) as messages:
         async for message in messages:
             if isinstance(message, Transcription):
                 service.metrics.worked("asr", message.duration_s, time.perf_counter() - started)
                 service.metrics.heard(message.segments)
+                yield "", message
             elif message.text:
                 if is_first:
                     service.metrics.time_to_first_token.labels("asr").observe(time.perf_counter() - started)
@@ -211,16 +213,29 @@ async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, 
 
 async def openai_events(service: Service, job: Transcribe) -> AsyncIterator[str]:
     """Tell a transcription as OpenAI streams it."""
-    said, told = "", list[Segment]()
+    said = ""
     try:
-        async for delta, segment in deltas(service, job):
+        async for delta, heard in deltas(service, job):
             said += delta
-            told.append(segment)
-            yield event(type="transcript.text.delta", delta=delta, **asked_logprobs(job, [segment]))
+            if isinstance(heard, Segment):
+                yield event(type="transcript.text.delta", delta=delta, **asked_logprobs(job, [heard]))
+            else:
+                told = asked_logprobs(job, heard.segments)
+                yield event(type="transcript.text.done", text=said, usage=usage(heard, "tokens"), **told)
     except (RefusedError, WorkerError) as error:
         yield event(**failure(error))
-    else:
-        yield event(type="transcript.text.done", text=said, **asked_logprobs(job, told))
+
+
+def usage(heard: Transcription, kind: str) -> dict[str, Any]:
+    """Count the tokens of a sound, and of what was written of it."""
+    given, written = round(AUDIO_TOKENS_HZ * heard.duration_s), sum(segment.num_tokens for segment in heard.segments)
+    return {
+        "type": kind,
+        "input_tokens": given,
+        "input_token_details": {"text_tokens": 0, "audio_tokens": given},
+        "output_tokens": written,
+        "total_tokens": given + written,
+    }
 
 
 def asked_logprobs(job: Transcribe, segments: Iterable[Segment]) -> dict[str, Any]:
@@ -333,11 +348,12 @@ async def step_events(service: Service, job: Transcribe, with_times: bool) -> As
         return event(type=kind, meta=meta, **fields)
 
     try:
-        async for delta, segment in deltas(service, job):
+        async for delta, heard in deltas(service, job):
             said += delta
-            times = {"start_time": round(1000 * segment.start_s), "end_time": round(1000 * segment.end_s)}
-            yield step_event("transcript.text.delta", delta=delta, **(times if with_times else {}))
+            if isinstance(heard, Segment):
+                times = {"start_time": round(1000 * heard.start_s), "end_time": round(1000 * heard.end_s)}
+                yield step_event("transcript.text.delta", delta=delta, **(times if with_times else {}))
+            else:
+                yield step_event("transcript.text.done", text=said, usage=usage(heard, "realtime_asr"))
     except (RefusedError, WorkerError) as error:
         yield step_event("error", message=failure(error)["error"]["message"])
-    else:
-        yield step_event("transcript.text.done", text=said)

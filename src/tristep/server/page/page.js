@@ -287,6 +287,8 @@ class Call {
         return this.sound(event);
       case "conversation.item.truncated":
         return strike(event.item_id, event.audio_end_ms, this.lengthMs(event.item_id));
+      case "tristep.context_trimmed":
+        return event.item_ids.forEach(forget);
       case "response.done":
         if (event.response.status === "failed") notice(event.response.status_details.error.message);
         return event.response.output.length || state("listening");
@@ -375,6 +377,16 @@ function addText(id, delta) {
 function setText(id, text) {
   const said = $(id)?.querySelector("span");
   if (said) said.textContent = text || "(nothing was understood)";
+}
+
+// Says of a turn that the model no longer sees it: the conversation has outgrown what it reads.
+function forget(id) {
+  const entry = $(id);
+  if (!entry || entry.classList.contains("forgotten")) return;
+  entry.classList.add("forgotten");
+  const note = document.createElement("small");
+  note.textContent = "no longer remembered";
+  entry.append(note);
 }
 
 // Strikes out what was not heard of an answer: words are taken to be spread evenly over its sound.
