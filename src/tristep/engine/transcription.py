@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tristep.engine.itn import inverse_normalised
@@ -43,9 +43,9 @@ class Segment:
     """What is said when; None if nobody asked."""
     tokens: tuple[Token, ...] | None = None
     """What it was written in, before numbers became digits; None if nobody asked."""
-    num_tokens: int = 0
+    num_tokens: int = field(default=0, compare=False)
     """Tokens that were settled, and the passes of the backbone that this took: fewer where drafts were right."""
-    num_passes: int = 0
+    num_passes: int = field(default=0, compare=False)
 
     @property
     def acceptance_length(self) -> float:
