@@ -257,7 +257,9 @@ def speak(
     clone: Annotated[Path | None, typer.Option(help="3 to 10 s of speech in the voice to speak in.")] = None,
     clone_text: Annotated[str, typer.Option(help="What is said in that clip.")] = "",
     instructions: Annotated[str, typer.Option(help="How to say it, in words.")] = "",
+    speed: Annotated[float, typer.Option(help="How much faster than comes naturally, 0.25 to 4.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Chooses among the ways to say it.")] = 0,
+    mark: Annotated[bool, typer.Option(help="Mark it as synthetic, inaudibly and by a tag.")] = True,
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
 ) -> None:
@@ -274,9 +276,12 @@ def speak(
 
         said = sys.stdin.read() if text is None else text
         talker = Talker.load(model)
+        talker.marks = mark
         chosen = talker.clone(clone, clone_text) if clone else voice
         with share_bar(len(said)) as on_progress:
-            speech = talker.speak(said, chosen, instructions=instructions, seed=seed, on_progress=on_progress)
+            speech = talker.speak(
+                said, chosen, instructions=instructions, seed=seed, speed=speed, on_progress=on_progress
+            )
         speech.write(out)
         typer.echo(
             f"{out}: {speech.duration_s:.1f} s in the voice {speech.voice}, finish_reason {speech.finish_reason}"

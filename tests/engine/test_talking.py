@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from tristep.codec.codec import Codec
 from tristep.codec.voice import Voice
 from tristep.config import load_backbone_config, load_codec_config
 from tristep.engine.talking import MAX_INSTRUCTIONS, Talker
-from tristep.mark import is_marked
+from tristep.mark import SYNTHETIC, is_marked
 from tristep.vocab import byte_tokenizer
 
 TEXT = "Hello there. It is so, at 5!"
@@ -125,6 +126,17 @@ def test_what_is_said_bears_the_mark_of_synthetic_speech_unless_it_must_not() ->
     silent = talker().sharing()
     silent.marks = False
     assert not is_marked(silent.speak(long, voice()).waveform)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "au"])
+def test_a_file_of_it_says_so_too_where_it_has_room(tmp_path: Path, ending: str) -> None:
+    silent = talker().sharing()
+    silent.marks = False
+    for said, expected in ((talker(), [SYNTHETIC] if ending != "au" else []), (silent, [])):
+        said.speak("Oh.", voice()).write(tmp_path / f"said.{ending}")
+        with av.open(str(tmp_path / f"said.{ending}")) as container:
+            tags = {**container.metadata, **container.streams[0].metadata}
+        assert [tag for name, tag in tags.items() if name.lower() == "comment" and tag] == expected
 
 
 def test_what_can_not_be_heeded_is_refused() -> None:

@@ -30,7 +30,7 @@ from tristep.engine.reciting import Sampling, recite
 from tristep.engine.scheduler import Request as ScheduledRequest
 from tristep.engine.scheduler import Scheduler
 from tristep.engine.writers import CodeWriter
-from tristep.mark import Marker, marked
+from tristep.mark import SYNTHETIC, Marker, marked
 from tristep.modes.tts.data import Manner, turns
 from tristep.modes.tts.decoding import FinishReason, Recital
 from tristep.modes.tts.pauses import Pauses, is_pause
@@ -71,6 +71,8 @@ class Speech:
     sentences: tuple[Sentence, ...]
     voice: str
     seed: int
+    tag: str = ""
+    """What a file of it says in its tags."""
 
     @property
     def duration_s(self) -> float:
@@ -84,7 +86,7 @@ class Speech:
 
     def write(self, path: str | Path) -> None:
         """Write it as wav, flac, mp3, opus or whatever else the name's ending says."""
-        write_audio(path, self.waveform, SPEAK_HZ)
+        write_audio(path, self.waveform, SPEAK_HZ, self.tag)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ class Talker:
                 num_samples = end + len(parts[-1])
                 on_progress(1 / len(pieces))
         waveform = torch.cat(parts[:-1])
-        return Speech(marked(waveform) if self.marks else waveform, tuple(spoken), request.voice.name, seed)
+        waveform, tag = (marked(waveform), SYNTHETIC) if self.marks else (waveform, "")
+        return Speech(waveform, tuple(spoken), request.voice.name, seed, tag)
 
     def stream_speech(
         self,

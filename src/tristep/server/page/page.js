@@ -597,7 +597,7 @@ async function speak() {
   const started = performance.now();
   const body = {
     model: "stepaudio-2.5-tts", input: $("text").value, voice: $("speak-voice").value, instructions: $("manner").value,
-    seed: Number($("seed").value), response_format: "wav",
+    seed: Number($("seed").value), speed: Number($("speed").value), response_format: "wav",
   };
   try {
     const response = await postJson("v1/audio/speech", body, stop.signal);
