@@ -5,6 +5,10 @@ import { RealtimeAgent, RealtimeSession, tool } from "@openai/agents-realtime";
 import { z } from "zod";
 import { Checks, url, utterance } from "./outcome.mjs";
 
+// Not exported: what decides whether a message is known, or dropped.
+const schema = "./node_modules/@openai/agents-realtime/dist/openaiRealtimeEvents.mjs";
+const { parseRealtimeEvent } = await import(new URL(schema, import.meta.url));
+
 const checks = new Checks("@openai/agents-realtime, turns");
 const cities = [];
 const weather = tool({
@@ -22,6 +26,10 @@ session.on("error", ({ error }) => checks.errors.push(JSON.stringify(error)));
 session.on("audio_interrupted", () => numInterrupted++);
 session.on("audio", ({ data }) => (sound += data.byteLength));
 session.on("agent_end", () => (sound = 0));
+const unknown = new Set(); // types of messages that the client can't read
+session.transport.on("*", (event) => {
+  if (parseRealtimeEvent({ data: JSON.stringify(event) }).isGeneric) unknown.add(event.type);
+});
 
 const texts = (role) =>
   session.history.filter((item) => item.role === role).map(({ content }) => content[0]?.transcript ?? content[0]?.text);
@@ -60,4 +68,5 @@ await say();
 await checks.until("a voice interrupted it", () => numInterrupted === 2);
 await checks.until("the voice was answered", () => last("assistant") === "You said: quick brown");
 await checks.until("the history has all texts", () => texts("user").length === 7 && texts("assistant").length === 7);
+await checks.until("every message is of its schema", () => !unknown.size || checks.errors.push([...unknown].join()));
 checks.close();

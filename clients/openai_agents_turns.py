@@ -78,7 +78,7 @@ async def converse(session: RealtimeSession, listener: Listener, path: str, chec
     await session.interrupt()
     await checks.until("the program interrupted it", lambda: listener.num_interruptions == 1)
     await session.send_message("What have you said?")
-    # An interruption by the program cuts what is remembered; the server goes on to the end of the response.
+    # An interruption by the program only cuts what is remembered; the server takes that for the end of the response.
     await checks.until("what was heard is remembered", lambda: listener.last("assistant").startswith("I said: On"))
     checks.that("and no more", "day 9" not in listener.last("assistant"))
 

@@ -1,6 +1,6 @@
-// A conversation through the served page in a real browser, whose microphone is a recording.
+// The served page in a real browser, whose microphone is a recording: a conversation, a persona, a transcript, speech.
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 import { Outcome, path, url } from "./outcome.mjs";
 
@@ -42,10 +42,51 @@ outcome.transcript = await shown("user").textContent();
 outcome.answer = await shown("assistant").textContent();
 
 mkdirSync(PICTURES, { recursive: true });
-for (const [name, colorScheme, width] of [["light", "light", 1000], ["dark", "dark", 1000], ["phone", "light", 380]]) {
-  await page.emulateMedia({ colorScheme });
-  await page.setViewportSize({ width, height: 900 });
-  await page.screenshot({ path: `${PICTURES}/page-${name}.png` });
+await take("talk");
+
+await page.getByText("Edit the persona").click();
+await page.getByLabel("Name", { exact: true }).fill("A miller");
+await page.getByLabel("Who answers, and how").fill("You are a miller.");
+await page.getByRole("button", { name: "Save" }).click();
+await page.reload();
+await page.getByLabel("Persona").selectOption("A miller");
+that("a persona is kept", (await page.locator("#instructions").inputValue()) === "You are a miller.");
+
+// The tabs, by the keyboard alone.
+await page.getByRole("tab", { name: "Talk" }).focus();
+await page.keyboard.press("ArrowRight");
+await page.setInputFiles("#file", path);
+await page.locator("#downloads").waitFor();
+that("words are shown", (await page.locator("#words").textContent()).trim());
+for (const [name, mark] of [["SRT", " --> "], ["VTT", "WEBVTT"], ["Text", ""]]) {
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name }).click()]);
+  const text = readFileSync(await download.path(), "utf-8");
+  that(`the transcript can be had as ${name}`, text.trim() && text.includes(mark));
 }
+await page.evaluate(() => document.getElementById("player").play());
+await page.locator("#words .now").first().waitFor();
+await take("transcribe");
+
+await page.getByRole("tab", { name: "Transcribe" }).focus();
+await page.keyboard.press("End");
+await page.getByLabel("Text; cues").fill("Good morning.");
+await page.getByRole("button", { name: "Speak", exact: true }).click();
+await page.locator("#speech").waitFor();
+that("how soon it spoke is shown", /^first sound after \d+ ms$/.test(await page.locator("#speak-state").textContent()));
+await take("speak");
 await browser.close();
+
+function that(claim, holds) {
+  if (!holds) outcome.errors.push(`not so: ${claim}`);
+}
+
+// Pictures of what is shown, by day, by night and on a phone, where nothing may stick out.
+async function take(tab) {
+  for (const [name, colorScheme, width] of [["light", "light", 1000], ["dark", "dark", 1000], ["phone", "light", 380]]) {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width, height: 900 });
+    await page.screenshot({ path: `${PICTURES}/page-${tab}-${name}.png` });
+    that(`${tab} fits a ${name} page`, await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+  }
+}
 outcome.close();

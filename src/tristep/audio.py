@@ -16,7 +16,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,13 +160,14 @@ def stream_audio(
         yield torch.from_numpy(tail)
 
 
-def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
+def write_audio(path: str | Path, waveform: Tensor, sample_rate: int, comment: str = "") -> None:
     """Write a waveform; the name's ending chooses the format (.wav 16 bit, .flac, .ogg, .opus, .mp3).
 
     Args:
         path: Where to write.
         waveform: Samples in [-1, 1], shape `(S,)`; what lies outside is clipped.
         sample_rate: Its rate, Hz.
+        comment: What the file's tags say, where it has room for that.
 
     Raises:
         AudioError: If the waveform isn't one finite channel, or the file can't be written.
@@ -180,6 +181,8 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
     kind = {"format": "OGG", "subtype": "OPUS"} if Path(path).suffix.lower() == ".opus" else {}
     try:
         with soundfile.SoundFile(str(path), "w", sample_rate, 1, **kind) as file:
+            with suppress(soundfile.LibsndfileError):
+                file.comment = comment
             for start in range(0, len(samples), _BLOCK):  # libsndfile's Vorbis crashes on a minute at once
                 file.write(samples[start : start + _BLOCK])
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:

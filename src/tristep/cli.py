@@ -257,7 +257,9 @@ def speak(
     clone: Annotated[Path | None, typer.Option(help="3 to 10 s of speech in the voice to speak in.")] = None,
     clone_text: Annotated[str, typer.Option(help="What is said in that clip.")] = "",
     instructions: Annotated[str, typer.Option(help="How to say it, in words.")] = "",
+    speed: Annotated[float, typer.Option(help="How much faster than comes naturally, 0.25 to 4.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Chooses among the ways to say it.")] = 0,
+    mark: Annotated[bool, typer.Option(help="Mark it as synthetic, inaudibly and by a tag.")] = True,
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; all if not given.")] = None,
 ) -> None:
@@ -274,9 +276,12 @@ def speak(
 
         said = sys.stdin.read() if text is None else text
         talker = Talker.load(model)
+        talker.marks = mark
         chosen = talker.clone(clone, clone_text) if clone else voice
         with share_bar(len(said)) as on_progress:
-            speech = talker.speak(said, chosen, instructions=instructions, seed=seed, on_progress=on_progress)
+            speech = talker.speak(
+                said, chosen, instructions=instructions, seed=seed, speed=speed, on_progress=on_progress
+            )
         speech.write(out)
         typer.echo(
             f"{out}: {speech.duration_s:.1f} s in the voice {speech.voice}, finish_reason {speech.finish_reason}"
@@ -406,6 +411,7 @@ def serve(
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web page that may call; repeatable.")] = None,
     voices: Annotated[Path | None, typer.Option(help="Folder for cloned voices; allows cloning.")] = None,
     open_voices: Annotated[bool, typer.Option("--open-voices", help="List voices without a key.")] = False,
+    mark: Annotated[bool, typer.Option(help="Mark speech as synthetic.")] = True,
     style: Annotated[Style, typer.Option(help="How transcripts are written.")] = Style.spoken,
     max_mb: Annotated[int, typer.Option(help="Largest upload, MiB.")] = 25,
     max_minutes: Annotated[int, typer.Option(help="Longest sound.")] = 120,
@@ -413,6 +419,7 @@ def serve(
     max_rate: Annotated[int, typer.Option(help="Requests a minute by one client.")] = 600,
     max_sessions: Annotated[int, typer.Option(min=0, help="Realtime sessions at once.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Processor threads; all if not given.")] = None,
+    telemetry: Annotated[bool, typer.Option("--telemetry", help="Traces for OpenTelemetry.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Serve by replicas on a Ray cluster.")] = False,
     replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="With --ray: most, when busy.")] = None,
@@ -434,9 +441,9 @@ def serve(
         settings = Settings(
             model=model, host=host, port=port, api_keys=(*(api_key or ()), *read_keys(api_key_file)),
             insecure=insecure, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
-            voices=voices, list_voices_openly=open_voices, style=style.value, max_file_bytes=max_mb * MIB,
+            voices=voices, list_voices_openly=open_voices, mark=mark, style=style.value, max_file_bytes=max_mb * MIB,
             max_audio_s=60.0 * max_minutes, max_queue=max_queue, max_requests_per_minute=max_rate,
-            max_sessions=max_sessions, threads=threads,
+            max_sessions=max_sessions, threads=threads, telemetry=telemetry,
         )  # fmt: skip
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -447,7 +454,26 @@ def serve(
             with extra("scale"):
                 scaled.run(settings, scaled.Scale(replicas, max_replicas), announce)
         else:
-            server.run(settings, announce)
+            with extra("telemetry"):
+                server.run(settings, announce)
+
+
+@app.command(epilog=examples("detect answer.wav", "detect recordings/*.mp3"))
+def detect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files of any kind and length.")],
+) -> None:
+    """Say which sounds this program has spoken: its speech bears a mark that nobody hears.
+
+    The number is how clearly the mark stands out: 5 and more is marked, what is not has about 0. Copies keep it, as
+    MP3, AAC or Opus too; a loudspeaker and a room, or another speed, take it away.
+    """
+    from tristep.audio import SPEAK_HZ, read_audio
+    from tristep.mark import FOUND, distinctness
+
+    with user_errors():
+        for path in files:
+            found = distinctness(read_audio(path, SPEAK_HZ))
+            typer.echo(f"{path}: {'marked' if found >= FOUND else 'no mark'} ({found:.1f})")
 
 
 def served(model: str, address: str) -> str:

@@ -80,6 +80,15 @@ def test_a_share_is_kept_so_that_several_turns_fit_again() -> None:
     assert len(half.dropped) > len(all_of_it.dropped) > 0
 
 
+def test_the_conversation_takes_no_more_than_it_may_however_long_the_head() -> None:
+    items = [said(number, "x" * 30) for number in range(20)]
+    for head in (HEAD, head_turns("A persona that takes longer to tell." * 3, ())):
+        shown = show(CHAT, head, items, 900, most_tokens=200)
+        around = len(CHAT.render(head).tokens) + len(CHAT.header("assistant"))
+        assert 150 < len(shown.tokens) - around <= 200
+        assert shown.dropped
+
+
 def test_a_turn_that_is_too_long_loses_its_beginning() -> None:
     shown = show(CHAT, HEAD, [said(0, "begin" + "x" * 500 + "end")], 200)
     assert len(shown.tokens) == 200

@@ -305,6 +305,18 @@ def test_truncated_by_the_client_it_is_what_was_played(share: float) -> None:
     assert len(again[0].text) <= len(LONG) // 3  # type: ignore[union-attr]
 
 
+def test_an_answer_that_is_truncated_while_it_is_given_is_not_gone_on_with() -> None:
+    talking, events = speaking()
+    item_id = talking.items[-1].id
+    events = talking.truncate(item_id, 100)
+    assert names(events)[-2:] == ["ResponseDone", "Truncated"]
+    (done,) = of(ResponseDone, events)
+    assert (done.response.status, done.response.reason) == ("cancelled", "client_cancelled")
+    assert not talking.has_work
+    assert talking.items[-1].text == of(Truncated, events)[0].text != LONG
+    assert of(ResponseDone, answered(talking))[0].response.status == "completed"
+
+
 def test_an_answer_is_not_truncated_beyond_its_end() -> None:
     talking, events = speaking()
     events += worked(talking)

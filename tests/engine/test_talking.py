@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from tristep.codec.codec import Codec
 from tristep.codec.voice import Voice
 from tristep.config import load_backbone_config, load_codec_config
 from tristep.engine.talking import MAX_INSTRUCTIONS, Talker, sounding
+from tristep.mark import SYNTHETIC, is_marked
 from tristep.vocab import byte_tokenizer
 
 TEXT = "Hello there. It is so, at 5!"
@@ -66,6 +68,15 @@ def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch
     seconds = (num_silent - 1) / talker().codec.code_rate_hz / sounding(recital.settled)["tempo"]
     assert num_silent > 3
     assert lengths[0] - lengths[1] == pytest.approx(seconds * SPEAK_HZ, abs=0.02 * SPEAK_HZ)  # frames are 10 ms
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.8, 1.5, 4.0])
+def test_the_duration_follows_the_speed(speed: float) -> None:
+    natural, paced = (talker().speak(TEXT, voice(), speed=factor) for factor in (1.0, speed))
+    assert paced.duration_s * speed == pytest.approx(natural.duration_s, rel=0.03)
+    assert paced.sentences[1].start_s * speed == pytest.approx(natural.sentences[1].start_s, rel=0.03)
+    stream = talker().stream_speech(TEXT, voice(), speed=speed)
+    torch.testing.assert_close(torch.cat(list(stream)), paced.waveform, atol=5e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +137,26 @@ def test_a_text_without_words_is_refused(text: str) -> None:
         talker().speak(text, voice())
 
 
+def test_what_is_said_bears_the_mark_of_synthetic_speech_unless_it_must_not() -> None:
+    long = "One two three four. " * 4
+    assert is_marked(talker().speak(long, voice()).waveform)
+    assert is_marked(torch.cat(list(talker().stream_speech(long, voice()))))
+    silent = talker().sharing()
+    silent.marks = False
+    assert not is_marked(silent.speak(long, voice()).waveform)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "au"])
+def test_a_file_of_it_says_so_too_where_it_has_room(tmp_path: Path, ending: str) -> None:
+    silent = talker().sharing()
+    silent.marks = False
+    for said, expected in ((talker(), [SYNTHETIC] if ending != "au" else []), (silent, [])):
+        said.speak("Oh.", voice()).write(tmp_path / f"said.{ending}")
+        with av.open(str(tmp_path / f"said.{ending}")) as container:
+            tags = {**container.metadata, **container.streams[0].metadata}
+        assert [tag for name, tag in tags.items() if name.lower() == "comment" and tag] == expected
+
+
 def test_what_can_not_be_heeded_is_refused() -> None:
     with pytest.raises(ValueError, match=f"at most {MAX_INSTRUCTIONS} are read"):
         talker().speak("Oh.", voice(), instructions="x" * (MAX_INSTRUCTIONS + 1))
@@ -133,6 +164,8 @@ def test_what_can_not_be_heeded_is_refused() -> None:
         talker().speak("Oh.")
     with pytest.raises(ValueError, match="a path is never one"):
         talker().speak("Oh.", "../anna")
+    with pytest.raises(ValueError, match="speed is 5: expected 0"):
+        talker().speak("Oh.", voice(), speed=5)
 
 
 def test_a_codec_of_another_backbone_is_refused() -> None:

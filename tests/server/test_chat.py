@@ -30,6 +30,12 @@ def test_a_conversation_is_answered(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + len(SAID)
 
 
+def test_metrics_tell_how_soon_an_answer_begins(client: openai.OpenAI, server: Server) -> None:
+    client.chat.completions.create(model="stepaudio-2.5-chat", messages=[{"role": "user", "content": "Hello."}])
+    metrics = server.service.metrics.registry
+    assert (metrics.get_sample_value("tristep_time_to_first_token_seconds_count", {"mode": "chat"}) or 0) >= 1
+
+
 def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=MODEL, messages=HELLO, stream=True, stream_options={"include_usage": True}

@@ -124,6 +124,22 @@ def test_the_scripts_parse(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@needs_node
+def test_turns_that_no_longer_fit_are_said_to_be_forgotten_once() -> None:
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    function = script[script.index("function forget(") :].partition("\n}\n")[0] + "\n}\n"
+    stage = """
+        const made = (id) => ({ id, names: new Set(), notes: [],
+          classList: { contains: (name) => item.names.has(name), add: (name) => item.names.add(name) },
+          append: (note) => item.notes.push(note.textContent) });
+        const item = made("item_1");
+        const $ = (id) => (id === "item_1" ? item : null);
+        globalThis.document = { createElement: () => ({}) };
+    """
+    act = "['item_1', 'item_gone', 'item_1'].map(forget); console.log(JSON.stringify([[...item.names], item.notes]))"
+    assert json.loads(run(stage + function + act)) == [["forgotten"], ["no longer remembered"]]
+
+
 def worklet(script: str, sample_rate: int) -> str:
     """Run a script in which the worklet's processors stand in `made`, by name, and `posted` is what they said."""
     stage = f"""

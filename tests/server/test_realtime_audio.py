@@ -85,6 +85,27 @@ def test_a_stream_is_one_file(server: Server) -> None:
     assert len(waveform) / SPEAK_HZ == pytest.approx(sum(durations), abs=0.05)
 
 
+def test_a_speed_is_heeded_and_the_durations_told_are_those_of_the_sound(server: Server) -> None:
+    durations = []
+    for speed in (1.0, 2.0):
+        sent = [create(response_format="flac_stream", speed_ratio=speed), text("One two three."), DONE]
+        messages = spoken(server, sent)
+        durations.append(sum(m["data"]["duration"] for m in messages if m["type"] == "tts.response.audio.delta"))
+        waveform = read_audio(b"".join(files(messages)), SPEAK_HZ)
+        assert len(waveform) / SPEAK_HZ == pytest.approx(durations[-1], abs=0.05)
+    assert 2 * durations[1] == pytest.approx(durations[0], rel=0.03)
+
+
+def test_a_text_is_read_as_the_client_says(server: Server) -> None:
+    wanted = create(response_format="pcm", markdown_filter=True, pronunciation_map={"tone": ["gif/jiff"]})
+    plain = create(response_format="pcm")
+    sounds = [
+        b"".join(files(spoken(server, [first, text(sentence), DONE])))
+        for first, sentence in ((wanted, "The **GIF**."), (plain, "The jiff."))
+    ]
+    assert sounds[0] == sounds[1]
+
+
 def test_what_is_flushed_is_said_at_once(server: Server) -> None:
     flush = ("tts.text.flush", dict[str, Any]())
     messages = spoken(server, [create(response_format="pcm"), text("Well"), flush, text("..."), DONE])

@@ -8,7 +8,7 @@ from tristep.server.realtime_sound import WireFormat
 
 
 def voice_of(given: object) -> str | None:
-    return read_options({"audio": {"output": {"voice": given}}}, WireFormat())[1]
+    return read_options({"audio": {"output": {"voice": given}}}, WireFormat())[1].voice
 
 
 def test_a_response_names_its_voice_in_any_of_three_ways_or_in_none() -> None:

@@ -111,7 +111,7 @@ def test_names_that_are_too_long_are_given_back_shortened(written: Talk) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [{"tracing": "x" * 300_000}, {"audio": {"input": {"noise_reduction": {"x": "\u6c34" * 90_000}}}}]
+    "change", [{"tracing": "x" * 300_000}, {"tools": [{"name": "a", "parameters": {"x": "\u6c34" * 90_000}}]}]
 )
 def test_a_session_that_no_message_could_tell_is_refused(written: Talk, change: Message) -> None:
     assert refusal(written.update(**change))["code"] == "string_above_max_length"

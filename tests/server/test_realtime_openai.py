@@ -67,10 +67,14 @@ def test_an_update_changes_what_it_names_and_nothing_else(talk: Talk) -> None:
         ({"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, "audio.input.format", {"type": "audio/pcmu"}),
         ({"audio": {"output": {"voice": {"id": "bert"}}}}, "audio.output.voice", "bert"),
         ({"audio": {"output": {"voice": "marin"}}}, "audio.output.voice", "marin"),
+        ({"audio": {"output": {"speed": 1.5}}}, "audio.output.speed", 1.5),
         ({"max_output_tokens": 12}, "max_output_tokens", 12),
         ({"tracing": "auto"}, "tracing", "auto"),
         ({"instructions": None}, "instructions", ""),
-        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, "truncation.retention_ratio", 0.5),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, "truncation",
+         {"type": "retention_ratio", "retention_ratio": 0.5}),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5, "token_limits": {"post_instructions": 9}}},
+         "truncation.token_limits.post_instructions", 9),
         ({"something": "new", "audio": {"input": {"more": 1}}}, "tools", []),
         ({"model": "gpt-realtime-3"}, "model", "toy"),
     ],
@@ -89,10 +93,17 @@ def test_every_field_can_be_set(talk: Talk, change: Message, path: str, value: A
         ({"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 2}}}}, "invalid_value",
          "session.audio.input.turn_detection.server_vad.threshold"),
         ({"audio": {"output": {"voice": "../../etc/passwd"}}}, "voice_not_found", "voice"),
-        ({"audio": {"output": {"speed": 2}}}, "invalid_value", "session.audio.output.speed"),
+        ({"audio": {"output": {"speed": 1.6}}}, "invalid_value", "session.audio.output.speed"),
         ({"tools": [{"type": "mcp", "server_url": "http://10.0.0.1"}]}, "unsupported_value", "session.tools"),
         ({"tools": [{"type": "function"}]}, "missing_required_parameter", "session.tools.0.name"),
         ({"output_modalities": ["text", "audio"]}, "invalid_value", "session.output_modalities"),
+        ({"audio": {"input": {"noise_reduction": {"type": "magic"}}}}, "invalid_value",
+         "session.audio.input.noise_reduction.type"),
+        ({"audio": {"input": {"transcription": {"prompt": "Names."}}}}, "invalid_value",
+         "session.audio.input.transcription.prompt"),
+        ({"prompt": {"id": "pmpt_1"}}, "unsupported_value", "session.prompt"),
+        ({"reasoning": {"effort": "low"}}, "unsupported_value", "session.reasoning"),
+        ({"include": ["item.input_audio_transcription.logprobs"]}, "unsupported_value", "session.include"),
         ({"max_output_tokens": 0}, "invalid_value", "session.max_output_tokens.constrained-int"),
         ({"tool_choice": {"type": "function", "name": "nobody"}}, "invalid_value", "tool_choice"),
         ({"instructions": "x" * 200_000}, "string_above_max_length", "session.instructions"),
@@ -244,6 +255,38 @@ def test_an_answer_aloud(talk: Talk) -> None:
     ]  # fmt: skip
     error = refusal(talk.update(audio={"output": {"voice": "bert"}}))
     assert error["code"] == "cannot_update_voice"
+
+
+def sound_of(messages: list[Message]) -> bytes:
+    deltas = [message["delta"] for message in messages if message["type"] == "response.output_audio.delta"]
+    return b"".join(map(base64.b64decode, deltas))
+
+
+def test_an_answer_is_as_fast_as_the_session_says_when_it_begins(talk: Talk) -> None:
+    talk.update(**MANUAL)
+    talk.say("Hello.")
+    lengths, codes = [], []
+    for speed in (1.0, 1.5, 0.5):
+        talk.update(audio={"output": {"speed": speed}})
+        messages = talk.send("response.create", response={"conversation": "none", "input": []}) + talk.work()
+        lengths.append(len(sound_of(messages)))
+        codes.append(only(messages, "response.done")["response"]["usage"]["output_token_details"]["audio_tokens"])
+    assert codes == pytest.approx([codes[0]] * 3, rel=0.2)  # each answer is drawn anew
+    assert lengths[0] == pytest.approx(1.5 * lengths[1], rel=0.2)
+    assert lengths[0] == pytest.approx(0.5 * lengths[2], rel=0.2)
+
+
+def test_one_answer_may_sound_in_another_voice_and_format(talk: Talk) -> None:
+    talk.update(**MANUAL)
+    talk.say("Hello.")
+    heard = {}
+    for wanted in ({}, {"format": {"type": "audio/pcmu"}, "voice": "bert"}, {"format": None, "voice": None}):
+        messages = talk.send("response.create", response={"audio": {"output": wanted}}) + talk.work()
+        output = only(messages, "response.done")["response"]["audio"]["output"]
+        assert output == only(messages, "response.created")["response"]["audio"]["output"]
+        heard[output["voice"], output["format"]["type"]] = sound_of(messages)
+    assert [*heard] == [("anna", "audio/pcm"), ("bert", "audio/pcmu")]
+    assert 4 <= len(heard["anna", "audio/pcm"]) / len(heard["bert", "audio/pcmu"]) <= 8  # 6, were the answers as long
 
 
 def test_a_second_answer_waits_for_the_first(written: Talk) -> None:
@@ -427,6 +470,25 @@ def test_a_buffer_that_holds_nothing_is_not_committed(written: Talk) -> None:
     written.hear(speech(0.5))
     assert types(written.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
     assert refusal(written.send("input_audio_buffer.commit"))["code"] == "input_audio_buffer_commit_empty"
+
+
+def test_noise_is_taken_out_of_what_is_heard_and_nothing_else(written: Talk) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.02 * torch.randn(72_000, generator=generator)
+    powers = {}
+    for kind in (None, {"type": "near_field"}, {"type": "far_field"}):
+        written.update(audio={"input": {"noise_reduction": kind}})
+        written.hear(torch.cat([noise, silence(0.1), speech()]))
+        written.send("input_audio_buffer.commit")
+        waveform = written.conversation.protocol.session.items[-1].parts[0].waveform
+        assert waveform is not None
+        assert len(waveform) == pytest.approx(5 * 16_000, abs=800)
+        heard = waveform[32_000:47_000], waveform[51_000:]
+        powers[kind and kind["type"]] = [float(10 * torch.log10(part.square().mean())) for part in heard]
+    plain, near, far = (powers[kind] for kind in (None, "near_field", "far_field"))
+    assert far[0] < near[0] - 2 < plain[0] - 6  # the noise
+    assert near[1] == pytest.approx(plain[1], abs=1)  # the speech
+    assert far[1] == pytest.approx(plain[1], abs=1)
 
 
 def test_odd_bytes_and_broken_base64_harm_nothing(written: Talk) -> None:

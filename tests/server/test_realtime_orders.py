@@ -74,6 +74,15 @@ def test_the_items_of_an_answer_are_numbered_chained_and_told_apart(toy: Path) -
     assert talk.say("Thank you.")[0]["previous_item_id"] == ids[-1]
 
 
+def test_functions_are_called_one_by_one_where_the_client_wants_that(toy: Path) -> None:
+    talk = Talk(engine(OSLO + BONN), toy)
+    updated = only(talk.update(**MANUAL, tools=[TOOL], parallel_tool_calls=False), "session.updated")
+    assert updated["session"]["parallel_tool_calls"] is False
+    talk.say("Hello.")
+    (call,) = (talk.send("response.create") + talk.work())[-1]["response"]["output"]
+    assert json.loads(call["arguments"]) == {"city": "Oslo"}
+
+
 def test_a_call_is_named_before_its_arguments_come(toy: Path) -> None:
     talk, messages = answered(toy, OSLO)
     item = only(messages, "conversation.item.added")["item"]

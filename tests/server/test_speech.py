@@ -83,6 +83,12 @@ def test_a_format_is_told_and_decodes_to_the_same_duration(
     assert len(read_audio(response.content, SPEAK_HZ)) / SPEAK_HZ == pytest.approx(duration_s, abs=0.08)
 
 
+def test_a_speed_is_heeded(http: httpx2.Client, talker: Talker) -> None:
+    fast = said(talker, speed=1.5)
+    assert_sounds_as(http.post(PATH, json=request(speed=1.5)).content, fast)
+    assert len(fast) * 1.5 == pytest.approx(len(said(talker)), rel=0.03)
+
+
 def test_a_rate_is_heeded(http: httpx2.Client) -> None:
     data = http.post(PATH, json=request(response_format="flac", sample_rate=16_000)).content
     assert soundfile.info(io.BytesIO(data)).samplerate == 16_000
@@ -146,6 +152,11 @@ def test_what_is_no_voice_is_never_a_path(http: httpx2.Client, voice: str) -> No
     )
 
 
+def test_a_text_is_read_as_the_client_says(http: httpx2.Client, talker: Talker) -> None:
+    changes = {"input": "# The *GIF*", "markdown_filter": True, "pronunciation_map": {"tone": ["gif/jiff"]}}
+    assert_sounds_as(http.post(PATH, json=request(**changes)).content, said(talker, "The jiff"))
+
+
 def test_directions_are_spoken_only_where_brackets_hold_none(http: httpx2.Client, talker: Talker) -> None:
     text, opened = "Come (softly) here.", "Come softly here."
     for changes, expected in (
@@ -164,9 +175,9 @@ def test_directions_are_spoken_only_where_brackets_hold_none(http: httpx2.Client
         ({"input": ""}, "invalid_value"), ({"input": "..."}, "invalid_value"),
         ({"input": "a" * 4097}, "string_above_max_length"), ({"instructions": "x" * 201}, "invalid_value"),
         ({"voice_label": {"emotion": "sad"}}, "unsupported_value"), ({"return_url": True}, "unsupported_value"),
-        ({"pronunciation_map": {"tone": ["a/b"]}}, "unsupported_value"), ({"sample_rate": 44100}, "invalid_value"),
+        ({"pronunciation_map": {"tone": ["a"]}}, "invalid_value"), ({"sample_rate": 44100}, "invalid_value"),
         ({"response_format": "opus", "sample_rate": 22050}, "invalid_value"),
-        ({"markdown_filter": True}, "unsupported_value"),
+        ({"input": "```\ncode\n```", "markdown_filter": True}, "invalid_value"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_heeded_is_refused(http: httpx2.Client, changes: dict[str, Any], code: str) -> None:

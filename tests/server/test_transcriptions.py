@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,27 @@ def test_a_stream_says_what_the_whole_says(client: openai.OpenAI, offline: Trans
     assert {event.type for event in deltas} == {"transcript.text.delta"}
     assert done.type == "transcript.text.done"
     assert "".join(event.delta for event in deltas) == done.text == offline.text  # type: ignore[union-attr]
+    assert done.usage is not None
+    assert done.usage.input_tokens == round(12.5 * 11)
+    assert done.usage.output_tokens > len(offline.text.replace(" ", ""))
+    assert done.usage.total_tokens == done.usage.input_tokens + done.usage.output_tokens
+
+
+def test_how_likely_each_token_was_is_told_to_who_asks(client: openai.OpenAI, offline: Transcription) -> None:
+    whole = client.audio.transcriptions.create(model="whisper-1", file=CLIP, include=["logprobs"])
+    assert whole.logprobs is not None
+    assert "".join(token.token or "" for token in whole.logprobs).replace(" ", "") == whole.text.replace(" ", "")
+    assert all(token.logprob is not None and token.logprob <= 0 for token in whole.logprobs)
+    assert bytes(int(byte) for token in whole.logprobs for byte in token.bytes or ()).decode() == "".join(
+        token.token or "" for token in whole.logprobs
+    )
+    assert math.exp(sum(token.logprob or 0 for token in whole.logprobs) / len(whole.logprobs)) > 0.5
+    stream = client.audio.transcriptions.create(model="whisper-1", file=CLIP, include=["logprobs"], stream=True)
+    *deltas, done = list(stream)
+    told = [token.token for event in deltas for token in event.logprobs or ()]  # type: ignore[union-attr]
+    assert told == [token.token for token in done.logprobs or ()]  # type: ignore[union-attr]
+    assert told == [token.token for token in whole.logprobs]
+    assert client.audio.transcriptions.create(model="whisper-1", file=CLIP).logprobs is None
 
 
 def test_the_asynchronous_client_streams_too(server: Server, offline: Transcription) -> None:
@@ -189,8 +211,8 @@ def test_the_asynchronous_client_streams_too(server: Server, offline: Transcript
         ({"prompt": "Dear diary"}, "prompt"),
         ({"temperature": "0.7"}, "temperature"),
         ({"temperature": "7"}, "temperature"),
-        ({"include[]": "logprobs"}, "include"),
-        ({"include": "logprobs"}, "include"),
+        ({"include[]": "item"}, "include.0"),
+        ({"include": "logprobs", "response_format": "text"}, None),
         ({"languages[]": ["en", "de"]}, "languages"),
         ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "0.1"}, "chunking_strategy"),
         ({"known_speaker_names[]": "Anna"}, "known_speaker_names"),
@@ -256,6 +278,22 @@ def test_metrics_tell_how_much_was_heard(http: httpx2.Client) -> None:
     text = http.get("/metrics").text
     assert 'tristep_audio_seconds_total{mode="asr"}' in text
     assert 'tristep_requests_total{handler="transcribe",status="200"}' in text
+
+
+def measured(http: httpx2.Client, name: str) -> float:
+    """Return what the server tells of a count."""
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_metrics_tell_how_soon_words_come_and_how_many_by_a_pass(http: httpx2.Client) -> None:
+    counted = ['tristep_time_to_first_token_seconds_count{mode="asr"}', "tristep_acceptance_length_count"]
+    before = [measured(http, name) for name in counted]
+    form = {"model": "whisper-1", "stream": "true"}
+    stream = http.post(PATH, data=form, files={"file": OPUS.read_bytes()}).text
+    assert [measured(http, name) for name in counted] == [before[0] + 1, before[1] + stream.count("text.delta")]
+    passes, tokens = (measured(http, f"tristep_acceptance_length_{part}") for part in ("count", "sum"))
+    assert tokens >= passes
 
 
 def step_request(data: bytes, **format_: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -87,6 +87,8 @@ class Server:
 
     address: str
     service: Service
+    stop: Callable[[], None]
+    """Tells it to stop, as a signal does."""
 
 
 @contextmanager
@@ -94,13 +96,17 @@ def running(settings: Settings) -> Iterator[Server]:
     """Serve in a thread."""
     service = Service(settings)
     server, addresses = build_server(service), Queue[str]()
+
+    def stop() -> None:
+        server.should_exit = True
+
     with listen(settings) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(serve(server, service, listener, addresses.put)))
         thread.start()
         try:
-            yield Server(addresses.get(timeout=300), service)
+            yield Server(addresses.get(timeout=300), service, stop)
         finally:
-            server.should_exit = True
+            stop()
             thread.join(60)
 
 

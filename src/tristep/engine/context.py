@@ -72,6 +72,26 @@ class Conversation:
                 self._items[item.id] = without_sound(item)
 
 
+class Names:
+    """Makes ids that no item of a conversation has."""
+
+    def __init__(self, conversation: Conversation, owner: str) -> None:
+        """Make ids for one session; `owner` goes into them, to tell sessions apart."""
+        self.conversation, self.owner = conversation, owner
+        self._last = 0
+
+    def __call__(self, kind: str) -> str:
+        """Make an id that begins like this."""
+        while (made := f"{kind}_{self.owner}{self.number()}") in self.conversation:
+            pass
+        return made
+
+    def number(self) -> int:
+        """Return the next number, which goes into no id then."""
+        self._last += 1
+        return self._last
+
+
 def sound_s(item: Item) -> float:
     """Return how much sound an item keeps, seconds."""
     return sum(len(part.waveform) / part.sample_rate for part in item.parts if part.waveform is not None)
@@ -108,18 +128,26 @@ def turn_of(item: Item) -> Turn | None:
     return Turn(item.role, (item.text.strip(),)) if item.text.strip() else None
 
 
-def show(chat: Chat, head: Sequence[Turn], items: Iterable[Item], room: int, retention: float | None = 1.0) -> Shown:
+def show(
+    chat: Chat,
+    head: Sequence[Turn],
+    items: Iterable[Item],
+    room: int,
+    retention: float | None = 1.0,
+    most_tokens: int | None = None,
+) -> Shown:
     """Write a conversation out, up to where the assistant's answer begins, in at most `room` tokens.
 
-    Where it is too long, the oldest items are left out until what stays fills `retention` of the room, so that several
-    turns fit before any has to go again. An item that is too long by itself loses its beginning.
+    The items take at most `most_tokens` of them. Where they are too long, the oldest are left out until what stays
+    fills `retention` of the room, so that several turns fit before any has to go again. An item that is too long by
+    itself loses its beginning.
 
     Raises:
         SessionError: If it is too long and `retention` is None, or the head alone fills the room.
     """
     before, after = chat.render(head).tokens, chat.header("assistant")
     rows = [(item.id, chat.render([turn]).tokens) for item in items if (turn := turn_of(item))]
-    room -= len(before) + len(after)
+    room = min(room, (most_tokens or room) + len(before) + len(after)) - len(before) - len(after)
     dropped: list[str] = []
     if sum(len(row) for _, row in rows) > room:
         if retention is None or room < 1:

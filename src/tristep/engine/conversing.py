@@ -30,7 +30,7 @@ from tristep.chat import Chat
 from tristep.codec.voice import Voice
 from tristep.engine.reciting import Sampling, draw
 from tristep.engine.streaming import StreamEvent, TranscriptionStream
-from tristep.engine.talking import BETWEEN_SENTENCES_S, Talker, sentence_seed, without_lead
+from tristep.engine.talking import Talker, sentence_seed, silence, without_lead
 from tristep.modes.asr.decoding import repetition_start
 from tristep.modes.realtime.decoding import Call, Clauses, FinishReason, Reader, allowed
 from tristep.text import speakable, without_cues, written_words
@@ -261,8 +261,10 @@ class Clause:
 class Utterance:
     """One answer while it is being said."""
 
-    def __init__(self, talker: Talker, voice: str | Voice | None, instructions: str, seed: int) -> None:
-        self.talker, self.voice, self.instructions, self.seed = talker, voice, instructions, seed
+    def __init__(
+        self, talker: Talker, voice: str | Voice | None, instructions: str, seed: int, speed: float = 1.0
+    ) -> None:
+        self.talker, self.voice, self.instructions, self.seed, self.speed = talker, voice, instructions, seed, speed
         self.clauses: list[Clause] = []
         """What has been said, and is being said."""
         self.num_samples = 0
@@ -283,7 +285,7 @@ class Utterance:
     @property
     def num_codes(self) -> int:
         """Codes of what has been said, silence included."""
-        return round(self.num_samples / SPEAK_HZ * self.talker.codec.code_rate_hz)
+        return round(self.speed * self.num_samples / SPEAK_HZ * self.talker.codec.code_rate_hz)
 
     def push(self, text: str) -> None:
         """Take more of the text."""
@@ -324,9 +326,10 @@ class Utterance:
             return
         before = "".join(clause.text for clause in self.clauses[:-1]).rstrip()
         if self.num_samples and before.endswith((".", "!", "?")):
-            yield torch.zeros(round(BETWEEN_SENTENCES_S * SPEAK_HZ))
+            yield silence(self.speed)
+        at_once = not self.num_samples
         stream = self.talker.stream_speech(
-            text, self.voice, instructions=self.instructions, seed=seed, at_once=not self.num_samples
+            text, self.voice, instructions=self.instructions, seed=seed, speed=self.speed, at_once=at_once
         )
         with suppress(StopIteration):
             while True:

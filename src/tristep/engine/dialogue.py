@@ -112,6 +112,8 @@ class SessionSettings:
     """The name of a voice, or one made from a clip; the first there is if not given."""
     speech_instructions: str = ""
     """How everything is said, in words."""
+    speed: float = 1.0
+    """How much faster than comes naturally."""
     turn_detection: TurnDetection | None = field(default_factory=ServerVad)
     """None: the client commits, and asks for responses (push-to-talk)."""
     transcription: Transcribing | None = None
@@ -124,6 +126,10 @@ class SessionSettings:
     retention: float | None = 1.0
     """When the conversation outgrows the context, the oldest items are dropped until it fills this share of it;
     None refuses to answer instead."""
+    most_tokens: int | None = None
+    """What the conversation may take, beside persona and tools; all that fits if not given."""
+    parallel_tool_calls: bool = True
+    """Whether a response may call several functions."""
     temperature: float = 0.7
     seed: int = 0
 

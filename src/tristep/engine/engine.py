@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +38,7 @@ from tristep.engine.session import Session
 from tristep.engine.settings import Options, Settings
 from tristep.engine.streaming import Commit, TranscriptionStream
 from tristep.engine.talking import Speech, SpeechStream, Talker
-from tristep.engine.transcription import Segment, Transcription, in_digits
+from tristep.engine.transcription import Segment, Token, Transcription, in_digits
 from tristep.engine.turns import EndOfTurn, SmartTurn
 from tristep.engine.words import with_confidence, words_said
 from tristep.engine.writers import TextWriter
@@ -269,6 +270,9 @@ class Engine:
         segments = [self._segment(speech, row) for speech, row in zip(stretches, completions, strict=True)]
         if settings.words:
             segments = self._with_words(segments, completions, heard)
+        if settings.tokens:
+            written = map(self._tokens, completions)
+            segments = [replace(segment, tokens=tokens) for segment, tokens in zip(segments, written, strict=True)]
         if settings.itn:
             segments = [in_digits(segment) for segment in segments]
         return list(zip(segments, completions, strict=True))
@@ -377,6 +381,15 @@ class Engine:
         mel = pad_sequence(mels, batch_first=True).transpose(1, 2).to(weight.dtype)  # (B, M, F)
         return self.backbone.adapt(*self.backbone.encode_audio(mel, num_mel_frames))
 
+    def _tokens(self, row: Completion) -> tuple[Token, ...]:
+        """Read the text tokens of a completion, and how likely each was."""
+        likely = [
+            (token, prob)
+            for token, prob in zip(row.tokens, row.probs, strict=False)
+            if self.backbone.vocab.region(token) == "text"
+        ]
+        return tuple(Token(self.chat.tokenizer.decode([token]), math.log(max(prob, 1e-10))) for token, prob in likely)
+
     def _segment(self, speech: Stretch, completion: Completion) -> Segment:
         """Read what was written for a stretch of speech."""
         written = ASR.decoding.parse(completion.tokens, self.backbone.vocab, self.chat.tokenizer)
@@ -389,6 +402,8 @@ class Engine:
             min_confidence=min(completion.probs),
             finish_reason="silence" if reason == "stop" and not written.text else reason,
             language=written.language,
+            num_tokens=completion.counts.num_settled,
+            num_passes=completion.counts.num_passes,
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tristep.audio import LISTEN_HZ, SPEAK_HZ, read_audio, write_audio
 from tristep.engine.dialogue import AudioDelta, Event, ResponseDone, TextDelta
 from tristep.engine.session import Session
+from tristep.mark import SYNTHETIC
 
 CHUNK_S = 0.1
 """Sound arrives in pieces of this length, as from a microphone."""
@@ -41,7 +42,7 @@ class Exchange:
         """Write the answer as wav, flac, mp3, opus or whatever else the name's ending says."""
         if not len(self.waveform):
             raise ValueError(f"there is no sound to write to {path}: nothing was said, or it was answered in text")
-        write_audio(path, self.waveform, SPEAK_HZ)
+        write_audio(path, self.waveform, SPEAK_HZ, SYNTHETIC)
 
 
 def joined(exchanges: Sequence[Exchange]) -> Exchange:

@@ -158,7 +158,8 @@ class Reply:
     def end(self, status: ResponseStatus, reason: Reason | None = None, error: str | None = None) -> Iterator[Event]:
         """Close what is open, and say how it ended."""
         yield from self._close_message("completed" if status == "completed" else "incomplete")
-        for call in self._calls if status in ("completed", "incomplete") else ():
+        calls = self._calls if self.settings.parallel_tool_calls else self._calls[:1]
+        for call in calls if status in ("completed", "incomplete") else ():
             yield from self._call(call)
         self.response = replace(
             self.response, status=status, reason=reason, error=error, output=tuple(self._output), usage=self._usage()

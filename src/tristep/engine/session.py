@@ -16,18 +16,15 @@ and stops it if it was speech: then only what was played of it is remembered.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from itertools import count
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ
-from tristep.codec.voice import to_listening_rate
-from tristep.engine.context import ROOT, Conversation, Shown, head_turns, show, sound_s
-from tristep.engine.conversing import Answer, Ear, Memory, Prompt, Thought, Utterance
+from tristep.engine.context import ROOT, Conversation, Names, Shown, head_turns, show, sound_s
+from tristep.engine.conversing import Answer, Memory, Prompt, Thought, Utterance
 from tristep.engine.dialogue import (
     Cleared,
     Committed,
@@ -51,19 +48,17 @@ from tristep.engine.dialogue import (
     SessionSettings,
     SpeechStarted,
     SpeechStopped,
-    Transcribing,
     TranscriptCompleted,
     TranscriptDelta,
     TranscriptFailed,
     Truncated,
 )  # fmt: skip
-from tristep.engine.microphone import Microphone
 from tristep.engine.replying import Playback, Reply, samples_of
-from tristep.engine.session_settings import callable_tools, check_settings, hearing, with_options
-from tristep.engine.streaming import TranscriptionStream
+from tristep.engine.session_settings import callable_tools, check_settings, with_options
 from tristep.engine.talking import sentence_seed
 from tristep.engine.turns import Change, Detector, EndOfTurn, TurnDetector
-from tristep.engine.voice_activity import FRAME_SIZE, VoiceActivity
+from tristep.engine.user_turns import OpenTurn, UserTurns, milliseconds
+from tristep.engine.voice_activity import VoiceActivity
 from tristep.modes.realtime.decoding import forced_opening
 
 if TYPE_CHECKING:
@@ -73,38 +68,12 @@ CONTEXT_TOKENS = 2048
 """Of persona, conversation and answer together, where the backbone reads so many."""
 ANSWER_TOKENS = 256
 """The longest answer where nobody settles that."""
-MIN_COMMIT_S = 0.1
-MAX_TURN_S = 600.0
-"""The longest turn: it ends, or takes no more sound."""
-MAX_UNHEARD_S = 1200.0
-"""The most sound, of turns that are over and of items, that waits to be heard."""
 OVERSHOOT_MS = 500.0
 """How far beyond its end an answer may be truncated: clients count a little differently."""
 PREFIX_MS = 300
 """Sound kept from before the speech, where nobody settles that."""
 AUDIO_TOKENS_HZ = 12.5
 """Tokens that a second of the user's sound counts as."""
-NEVER_S = 1e6
-"""Between two guesses at a turn that is not told live."""
-
-
-def milliseconds(num_samples: int) -> int:
-    """Return the time of a position in the user's sound."""
-    return round(1000 * num_samples / LISTEN_HZ)
-
-
-@dataclass
-class OpenTurn:
-    """A turn of the user: being spoken, or over and not yet heard to its end."""
-
-    item_id: str
-    start: int
-    """Samples at 16 kHz."""
-    ear: Ear
-    is_told: bool
-    """Whether the client is told what was heard."""
-    num_samples: int = 0
-    """How long it is, once it is over."""
 
 
 class Session:
@@ -138,13 +107,10 @@ class Session:
         self.settings = settings or SessionSettings()
         """What is in force."""
         check_settings(self.settings, engine, self.context_tokens)
-        self._microphone = Microphone()
-        self._turns = TurnDetector(detector or VoiceActivity(), end_of_turn or engine.end_of_turn)
+        turns = TurnDetector(detector or VoiceActivity(), end_of_turn or engine.end_of_turn)
         self._conversation = Conversation()
-        self._numbers = count(1)
-        self._turn: OpenTurn | None = None
-        self._unheard: deque[OpenTurn] = deque()
-        self._taken = 0  # position up to which sound has become items, or was cleared
+        self._new_id = Names(self._conversation, name)
+        self._user = UserTurns(engine, turns, self._new_id)
         self._replies: list[Reply] = []
         self._playbacks: dict[str, Playback] = {}
         self._playing: Playback | None = None  # the answer that was given last
@@ -175,7 +141,12 @@ class Session:
     @property
     def now_ms(self) -> float:
         """The session's clock: how much sound of the user there has been."""
-        return 1000 * self._turns.position / LISTEN_HZ
+        return 1000 * self._user.position / LISTEN_HZ
+
+    @property
+    def _turn(self) -> OpenTurn | None:
+        """The user's turn that is open."""
+        return self._user.turn
 
     @property
     def _reply(self) -> Reply | None:
@@ -196,7 +167,7 @@ class Session:
         answering = self._next_reply() is not None, self._answer
         hearing = self._turn is not None and self._turn.ear.has_work, self._hear_on
         both = [hearing, answering] if self._has_answered_last else [answering, hearing]
-        return [(bool(self._unheard), self._hear_out), *both, (self._ahead is not None, self._read_ahead)]
+        return [(bool(self._user.unheard), self._hear_out), *both, (self._ahead is not None, self._read_ahead)]
 
     def _next_reply(self) -> Reply | None:
         """Return the response whose turn it is; the conversation's waits while somebody may be speaking into it."""
@@ -206,17 +177,17 @@ class Session:
 
     def _hear_out(self) -> Iterator[Event]:
         """Hear the oldest turn that is over."""
-        turn = self._unheard[0]
+        turn = self._user.unheard[0]
         try:
             yield from self._hear(turn)
         except ValueError as error:
-            self._unheard.popleft()
+            self._user.unheard.popleft()
             self._know(turn, "")
             if turn.is_told:
                 yield TranscriptFailed(turn.item_id, str(error))
             return
         if turn.ear.is_finished:
-            self._unheard.popleft()
+            self._user.unheard.popleft()
             said = turn.ear.stream.transcription
             self._know(turn, said.text)
             if turn.is_told:
@@ -300,13 +271,13 @@ class Session:
         reply.num_audio_tokens = round(AUDIO_TOKENS_HZ * sum(sound_s(item) for item in items if item.role == "user"))
         names = tuple(tool.name for tool in callable_tools(settings))
         opening = forced_opening(settings.tool_choice, names)
-        seed = sentence_seed(settings.seed, next(self._numbers))
+        seed = sentence_seed(settings.seed, self._new_id.number())
         prompt = Prompt(shown.tokens, self._budget(settings), opening, names, settings.temperature, seed)
         memory = self._own_memory() if reply.is_inside else Memory(self.engine.thinker)
         self._ahead = None
         voice = None
         if settings.modality == "audio":
-            voice = Utterance(self.engine.talker, settings.voice, settings.speech_instructions, seed)
+            voice = Utterance(self.engine.talker, settings.voice, settings.speech_instructions, seed, settings.speed)
         reply.answer = Answer(Thought(memory, prompt), voice)
 
     def _said(self, item_id: str) -> str:
@@ -324,7 +295,7 @@ class Session:
         shown = [self._remembered(item) for item in items if item.id not in self._forgotten]
         room = self.context_tokens - self._budget(settings)
         head = head_turns(settings.instructions, callable_tools(settings))
-        return show(self.engine.chat, head, shown, room, settings.retention)
+        return show(self.engine.chat, head, shown, room, settings.retention, settings.most_tokens)
 
     def _remembered(self, item: Item) -> Item:
         """Return an item with the words of it that were heard."""
@@ -353,7 +324,7 @@ class Session:
         self._replies.remove(reply)
         if reply.is_inside and not reply.answers_silence:
             playing_ms = self._playing.begun_ms + self._playing.sent_ms if self._playing else 0.0
-            self._quiet_since = max(self._turns.position, round(playing_ms * LISTEN_HZ / 1000))
+            self._quiet_since = max(self._user.position, round(playing_ms * LISTEN_HZ / 1000))
 
     # Sound of the user
 
@@ -365,43 +336,19 @@ class Session:
                 where nothing ends turns but the client, and this one has been open for `MAX_TURN_S`, or where so much
                 waits to be heard.
         """
-        self._check_unheard(0)
-        if self._turn and self.settings.turn_detection is None and self._is_too_long(self._turn):
-            raise SessionError("audio_too_long", f"the turn is longer than {MAX_TURN_S:g} s: commit or clear it")
-        frames = self._microphone.push(waveform, sample_rate)
+        frames = self._user.push(waveform, sample_rate, self.settings.turn_detection)
         return [event for frame in frames for event in self._frame(frame)]
 
     def _frame(self, frame: Tensor) -> Iterator[Event]:
         """Take the next frame, shape `(FRAME_SIZE,)`."""
         detection = self.settings.turn_detection
-        changes = self._turns.push(frame, detection, self._sound_since)
-        if self._turn:
-            self._turn.ear.push(frame)
-        elif detection is None:
-            self._turn = self._open(max(self._taken, self._turns.position - FRAME_SIZE))
-        for change in changes:
+        for change in self._user.look_at(frame, detection, self.settings.transcription):
             yield from self._follow(change)
-        if self._turn and detection and self._is_too_long(self._turn):
-            self._turns.reset()
+        if self._turn and detection and self._user.is_too_long:
+            self._user.detector.reset()
             yield from self._stop(self._turn)
         yield from self._wait()
-        self._microphone.forget(self._turn.start if self._turn else self._turns.position - LISTEN_HZ - self._prefix)
-
-    def _sound_since(self, start: int) -> Tensor:
-        """Return the sound from a position up to the last frame, shape `(S,)`."""
-        return self._microphone.between(start, self._turns.position)
-
-    def _check_unheard(self, num_samples: int) -> None:
-        """Refuse more sound where too much waits to be heard already."""
-        waiting = sum(turn.num_samples for turn in self._unheard) + num_samples
-        if waiting > MAX_UNHEARD_S * LISTEN_HZ:
-            raise SessionError(
-                "audio_too_long",
-                f"{waiting / LISTEN_HZ:.0f} s of sound would wait to be heard: expected at most {MAX_UNHEARD_S:g} s",
-            )
-
-    def _is_too_long(self, turn: OpenTurn) -> bool:
-        return self._turns.position - turn.start > MAX_TURN_S * LISTEN_HZ
+        self._user.forget(self._prefix)
 
     @property
     def _prefix(self) -> int:
@@ -448,9 +395,9 @@ class Session:
         """Open the user's turn, and stop what they speak into."""
         detection = self.settings.turn_detection
         assert detection is not None
-        self._turn = self._turn or self._open(max(self._taken, position - self._prefix, 0))
+        turn = self._turn or self._user.open(position - self._prefix, self.settings.transcription)
         self._quiet_since, self._is_ducked = None, False
-        yield SpeechStarted(self._turn.item_id, milliseconds(self._turn.start))
+        yield SpeechStarted(turn.item_id, milliseconds(turn.start))
         if detection.interrupt_response:
             yield from self._interrupt()
         self._prepare()
@@ -466,8 +413,8 @@ class Session:
     def _stop(self, turn: OpenTurn) -> Iterator[Event]:
         """End the user's turn, and answer it."""
         detection = self.settings.turn_detection
-        yield SpeechStopped(turn.item_id, milliseconds(self._turns.position))
-        yield from self._take(turn, self._turns.position)
+        yield SpeechStopped(turn.item_id, milliseconds(self._user.position))
+        yield from self._take(turn, self._user.position)
         if detection and detection.create_response and self._reply is None:
             yield from self._respond(ResponseOptions(), self.settings, turn.item_id)
 
@@ -476,33 +423,18 @@ class Session:
         detection = self.settings.turn_detection
         if not isinstance(detection, ServerVad) or detection.idle_timeout_ms is None or self._quiet_since is None:
             return
-        is_quiet = not (self._turn or self._unheard or self._replies or self._turns.is_speaking)
-        if is_quiet and self._turns.position - self._quiet_since >= detection.idle_timeout_ms * LISTEN_HZ // 1000:
-            turn, start, end = self._open(self._turns.position), self._quiet_since, self._turns.position
+        is_quiet = not (self._turn or self._user.unheard or self._replies or self._user.detector.is_speaking)
+        if is_quiet and self._user.position - self._quiet_since >= detection.idle_timeout_ms * LISTEN_HZ // 1000:
+            start, end = self._quiet_since, self._user.position
+            turn = self._user.made(end, self.settings.transcription)
             self._quiet_since = None
             yield IdleTimeout(turn.item_id, milliseconds(start), milliseconds(end))
             yield from self._take(turn, end)
             yield from self._respond(ResponseOptions(), self.settings, None, answers_silence=True)
 
-    def _open(self, start: int) -> OpenTurn:
-        """Begin to hear a turn, from a position on."""
-        told = self.settings.transcription
-        turn = OpenTurn(self._id("item"), start, self._ear(told or Transcribing()), told is not None)
-        turn.ear.push(self._sound_since(start))
-        return turn
-
-    def _ear(self, told: Transcribing) -> Ear:
-        if told.live:
-            return Ear(TranscriptionStream(self.engine, hearing(told)))
-        return Ear(TranscriptionStream(self.engine, hearing(told), "segment", NEVER_S))
-
     def _take(self, turn: OpenTurn, end: int) -> Iterator[Event]:
         """Make a turn an item; it will be heard to its end."""
-        waveform = self._microphone.between(turn.start, end)
-        self._turn, self._taken = None, end
-        turn.num_samples = len(waveform)
-        turn.ear.close()
-        self._unheard.append(turn)
+        waveform = self._user.take(turn, end)
         item = Item(turn.item_id, role="user", parts=(Part("audio", None, waveform, LISTEN_HZ),))
         before = self._conversation.add(item)
         yield from (Committed(item.id, before), ItemAdded(item, before), ItemDone(item, before))
@@ -511,23 +443,12 @@ class Session:
 
     def commit(self) -> list[Event]:
         """End the user's turn here; `input_audio_buffer_commit_empty` below 100 ms. It asks for no response."""
-        end = self._microphone.num_samples
-        start = self._turn.start if self._turn else max(self._taken, self._microphone.first)
-        if end - start < MIN_COMMIT_S * LISTEN_HZ:
-            raise SessionError(
-                "input_audio_buffer_commit_empty",
-                f"the buffer is too small: it holds {milliseconds(max(0, end - start))} ms of sound, expected at least "
-                "100 ms; append more before it is committed",
-            )
-        turn = self._turn or self._open(start)
-        turn.ear.push(self._microphone.between(self._turns.position, end))
-        self._turns.reset()
+        turn, end = self._user.committed(self.settings.transcription)
         return [*self._unduck(), *self._take(turn, end)]
 
     def clear(self) -> list[Event]:
         """Forget what was appended and not committed."""
-        self._turn, self._taken = None, self._microphone.num_samples
-        self._turns.reset()
+        self._user.clear()
         return [*self._unduck(), Cleared()]
 
     def add_item(self, item: Item, after: str | None = None) -> list[Event]:
@@ -549,16 +470,8 @@ class Session:
                 f"there is no item {after!r} to put this one after: give the id of one that exists, or 'root'",
                 "previous_item_id",
             )
-        item = replace(item, id=item.id or self._id("item"))
-        heard = [at_listening_rate(part) for part in item.parts if part.text is None and part.waveform is not None]
-        if heard:
-            num_samples = sum(map(len, heard))
-            self._check_unheard(num_samples)
-            turn = OpenTurn(item.id, 0, self._ear(Transcribing()), is_told=False, num_samples=num_samples)
-            for waveform in heard:
-                turn.ear.push(waveform)
-            turn.ear.close()
-            self._unheard.append(turn)
+        item = replace(item, id=item.id or self._new_id("item"))
+        self._user.hear_later(item.id, item.parts)
         before = self._conversation.add(item, after)
         return [ItemAdded(item, before), ItemDone(item, before)]
 
@@ -573,7 +486,7 @@ class Session:
         return [ItemDeleted(item_id)]
 
     def truncate(self, item_id: str, played_ms: int, content_index: int = 0) -> list[Event]:
-        """Cut an answer to what was played of it, also while it is being given or after it is done.
+        """Cut an answer to what was played of it: one that is being given ends, for nobody will hear the rest.
 
         Up to 500 ms more than there is means all of it; beyond that, and for what is no spoken answer, `invalid_value`;
         `item_truncate_invalid_item_id` if there is no such item.
@@ -589,7 +502,8 @@ class Session:
                 f"audio_end_ms is {played_ms}: the item has {playback.sent_ms:.0f} ms of sound",
                 "audio_end_ms",
             )
-        return list(self._cut(item_id, played_ms, content_index, by_client=True))
+        ended = self.cancel() if reply and reply.message_id == item_id else []
+        return [*ended, *self._cut(item_id, played_ms, content_index, by_client=True)]
 
     def _cut(self, item_id: str, played_ms: float, content_index: int, *, by_client: bool) -> Iterator[Event]:
         """Remember only so much of an answer."""
@@ -633,9 +547,9 @@ class Session:
         self, options: ResponseOptions, settings: SessionSettings, question: str | None, answers_silence: bool = False
     ) -> Iterator[Event]:
         """Begin a response; it goes on in steps."""
-        response = Response(self._id("resp"), "in_progress", settings.modality, options, settings.max_output_tokens)
+        response = Response(self._new_id("resp"), "in_progress", settings.modality, options, settings.max_output_tokens)
         conversation = self._conversation if options.in_conversation else Conversation()
-        reply = Reply(response, settings, conversation, self._id, question, answers_silence)
+        reply = Reply(response, settings, conversation, self._new_id, question, answers_silence)
         self._replies.append(reply)
         self._quiet_since = None
         yield ResponseCreated(response)
@@ -667,8 +581,8 @@ class Session:
             raise SessionError("cannot_update_voice", "the voice has been heard: it stays for this session", "voice")
         check_settings(settings, self.engine, self.context_tokens)
         had_detection, self.settings = self.settings.turn_detection, settings
-        if had_detection is None and settings.turn_detection and not self._turns.is_speaking:
-            self._turn = None  # what was open was no speech
+        if had_detection is None and settings.turn_detection and not self._user.detector.is_speaking:
+            self._user.turn = None  # what was open was no speech
         return list(self._unduck())
 
     # Names
@@ -678,22 +592,6 @@ class Session:
         if item_id not in self._conversation:
             raise SessionError(code, f"there is no item {item_id!r} in the conversation", "item_id")
         return self._conversation[item_id]
-
-    def _id(self, kind: str) -> str:
-        """Make an id that no other item or response has."""
-        while (made := f"{kind}_{self.name}{next(self._numbers)}") in self._conversation:
-            pass
-        return made
-
-
-def at_listening_rate(part: Part) -> Tensor:
-    """Return the sound of a part at 16 kHz, shape `(S,)`."""
-    assert part.waveform is not None
-    if part.sample_rate == LISTEN_HZ:
-        return part.waveform
-    if part.sample_rate != SPEAK_HZ:
-        raise SessionError("invalid_value", f"the sound has {part.sample_rate} Hz: expected {LISTEN_HZ} or {SPEAK_HZ}")
-    return to_listening_rate(part.waveform)
 
 
 def cut_to(waveform: Tensor | None, num_samples: int) -> Tensor | None:

@@ -44,7 +44,7 @@ def check_settings(settings: SessionSettings, engine: Engine, context_tokens: in
     """
     meet("transcription", lambda: engine.read_hotwords(hearing(settings.transcription)))
     if settings.modality == "audio":
-        request = settings.voice, settings.speech_instructions, settings.seed, None
+        request = settings.voice, settings.speech_instructions, settings.seed, None, settings.speed
         meet("voice", lambda: engine.talker.request(*request))
     if settings.tool_choice not in ("auto", "none", "required", *(tool.name for tool in settings.tools)):
         raise SessionError("invalid_value", f"there is no tool {settings.tool_choice!r} to choose", "tool_choice")

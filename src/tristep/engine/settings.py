@@ -19,6 +19,7 @@ class Options(TypedDict, total=False):
     words: bool
     hotwords: Sequence[str]
     itn: bool
+    tokens: bool
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Settings:
     """Names and words to expect: they are written where the sound agrees with their spelling."""
     itn: bool = False
     """Write numbers, dates and amounts in digits where the language is English, Chinese or Japanese."""
+    tokens: bool = False
+    """Tell the tokens of the text, as they were written, and how likely each was."""
 
     def __post_init__(self) -> None:
         if self.language is not None and self.language not in LANGUAGES:

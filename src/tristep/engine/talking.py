@@ -30,6 +30,7 @@ from tristep.engine.reciting import Sampling, recite
 from tristep.engine.scheduler import Request as ScheduledRequest
 from tristep.engine.scheduler import Scheduler
 from tristep.engine.writers import CodeWriter
+from tristep.mark import SYNTHETIC, Marker, marked
 from tristep.modes.tts.data import Manner, turns
 from tristep.modes.tts.decoding import FinishReason, Recital
 from tristep.modes.tts.pauses import Pauses, is_pause
@@ -47,6 +48,7 @@ LEAD_S, QUIET = 0.03, 0.01
 """Silence that is left before a first sound, and how loud that has to be."""
 MAX_INSTRUCTIONS = 200
 """Characters, as in the report's API (section 7.5)."""
+MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Speech:
     sentences: tuple[Sentence, ...]
     voice: str
     seed: int
+    tag: str = ""
+    """What a file of it says in its tags."""
 
     @property
     def duration_s(self) -> float:
@@ -82,7 +86,7 @@ class Speech:
 
     def write(self, path: str | Path) -> None:
         """Write it as wav, flac, mp3, opus or whatever else the name's ending says."""
-        write_audio(path, self.waveform, SPEAK_HZ)
+        write_audio(path, self.waveform, SPEAK_HZ, self.tag)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Request:
     instructions: str
     seed: int
     sampling: Sampling
+    speed: float = 1.0
 
 
 class Talker:
@@ -123,6 +128,8 @@ class Talker:
         merge_low_rank(backbone)
         self.backbone, self.codec, self.voices, self.speaker = backbone.eval(), codec, voices, speaker
         self.chat = Chat(backbone.vocab, tokenizer)
+        self.marks = True
+        """Whether all that is said bears the mark of synthetic speech (`tristep.mark`)."""
         self.scheduler: Scheduler | None = None
         """Where there is one, whatever is spoken in several threads at once shares the passes of the backbone."""
 
@@ -156,6 +163,7 @@ class Talker:
         instructions: str = "",
         seed: int = 0,
         sampling: Sampling | None = None,
+        speed: float = 1.0,
         batch_size: int = 4,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Speech:
@@ -167,13 +175,14 @@ class Talker:
             instructions: How to say all of it, in words.
             seed: Chooses among the ways in which it can be said.
             sampling: How codes are drawn.
+            speed: How much faster than comes naturally, at the same pitch; pauses are shorter too.
             batch_size: Sentences that are spoken together.
             on_progress: Is told the share of the text that has been dealt with since it was told last.
 
         Raises:
             ValueError: If there is nothing to say, no such voice, or a setting that makes no sense.
         """
-        request = self.request(voice, instructions, seed, sampling)
+        request = self.request(voice, instructions, seed, sampling, speed)
         pieces = self.pieces(text)
         parts: list[Tensor] = []
         spoken: list[Sentence] = []
@@ -186,12 +195,14 @@ class Talker:
             for number, (piece, recital) in enumerate(zip(group, recitals, strict=True), first):
                 stream = self.sound(request, recital.settled, number)
                 waveform = torch.cat([stream.push(torch.tensor(recital.codes)), stream.finish()])
-                parts += [waveform, silence()]
+                parts += [waveform, silence(speed)]
                 end = num_samples + len(waveform)
                 spoken.append(sentence(piece, num_samples, end, recital))
                 num_samples = end + len(parts[-1])
                 on_progress(1 / len(pieces))
-        return Speech(torch.cat(parts[:-1]), tuple(spoken), request.voice.name, seed)
+        waveform = torch.cat(parts[:-1])
+        waveform, tag = (marked(waveform), SYNTHETIC) if self.marks else (waveform, "")
+        return Speech(waveform, tuple(spoken), request.voice.name, seed, tag)
 
     def stream_speech(
         self,
@@ -201,13 +212,15 @@ class Talker:
         instructions: str = "",
         seed: int = 0,
         sampling: Sampling | None = None,
+        speed: float = 1.0,
         at_once: bool = False,
     ) -> SpeechStream:
         """Begin to say a text; takes what `speak` takes, and the samples are those that `speak` returns.
 
         With `at_once` it begins where the first sound does, so that nobody waits for the silence before it.
         """
-        return SpeechStream(self, self.pieces(text), self.request(voice, instructions, seed, sampling), at_once)
+        request = self.request(voice, instructions, seed, sampling, speed)
+        return SpeechStream(self, self.pieces(text), request, at_once)
 
     def clone(self, clip: str | Path | bytes, text: str, name: str = "cloned") -> Voice:
         """Make a voice from a clip of 3 to 10 s and what is said in it.
@@ -225,8 +238,17 @@ class Talker:
             pitch=lambda waveform: vocoder.voiced_f0(speech_mel(waveform[None]))[0],
         )  # fmt: skip
 
-    def request(self, voice: str | Voice | None, instructions: str, seed: int, sampling: Sampling | None) -> Request:
+    def request(
+        self,
+        voice: str | Voice | None,
+        instructions: str,
+        seed: int,
+        sampling: Sampling | None,
+        speed: float = 1.0,
+    ) -> Request:
         """Check how a text is to be spoken, and find the voice."""
+        if not MIN_SPEED <= speed <= MAX_SPEED:
+            raise ValueError(f"speed is {speed!r}: expected {MIN_SPEED:g} to {MAX_SPEED:g}, 1 is natural")
         if len(instructions) > MAX_INSTRUCTIONS:
             raise ValueError(
                 f"the instructions have {len(instructions)} characters, at most {MAX_INSTRUCTIONS} are read: "
@@ -237,7 +259,7 @@ class Talker:
             if voice is None and not names:
                 raise ValueError("these weights come without voices: clone one from a clip")
             voice = read_voice(self.voices, names[0] if voice is None else voice)
-        return Request(voice, instructions, seed, sampling or Sampling())
+        return Request(voice, instructions, seed, sampling or Sampling(), speed)
 
     def pieces(self, text: str) -> list[str]:
         """Write a text as it is read aloud, cut into sentences, and passages of one manner, that have words in them."""
@@ -281,7 +303,8 @@ class Talker:
 
     def sound(self, request: Request, manner: Manner, number: int) -> CodecStream:
         """Begin the sound of a sentence that is spoken in some manner."""
-        return self.codec.stream(request.voice, seed=sentence_seed(request.seed, number), **sounding(manner))
+        seed = sentence_seed(request.seed, number)
+        return self.codec.stream(request.voice, seed=seed, **sounding(manner, request.speed))
 
 
 class SpeechStream:
@@ -292,6 +315,7 @@ class SpeechStream:
         self.sentences: list[Sentence] = []
         """What has been said."""
         self._num_samples = 0
+        self._marker = Marker() if talker.marks else None
         self._chunks = self._say()
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -310,7 +334,7 @@ class SpeechStream:
         """
         chunk = next(self._chunks)
         self._num_samples += len(chunk)
-        return chunk
+        return self._marker.push(chunk) if self._marker else chunk
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -320,7 +344,7 @@ class SpeechStream:
     def _say(self) -> Iterator[Tensor]:
         for number, piece in enumerate(self.pieces):
             if number:
-                yield silence()
+                yield silence(self.settings.speed)
             start = self._num_samples
             recital = self.talker.recitals([piece], self.settings.instructions)[0]
             yield from self._sound(piece, number, recital)
@@ -354,12 +378,12 @@ class Sounding(TypedDict):
     tempo: float
 
 
-def sounding(manner: Manner) -> Sounding:
-    """Say what a manner is to the codec."""
+def sounding(manner: Manner, speed: float = 1.0) -> Sounding:
+    """Say what a manner is to the codec, at some speed."""
     return Sounding(
         semitones=SEMITONES * (manner.pitch - 3),
         decibels=DECIBELS * (manner.volume - 3),
-        tempo=2 ** (OCTAVES * (manner.pace - 3)),
+        tempo=speed * 2 ** (OCTAVES * (manner.pace - 3)),
     )
 
 
@@ -383,9 +407,9 @@ def sentence_seed(seed: int, number: int) -> int:
     return (seed * 1_000_003 + number) % 2**62
 
 
-def silence() -> Tensor:
+def silence(speed: float) -> Tensor:
     """Return the pause between two sentences."""
-    return torch.zeros(round(BETWEEN_SENTENCES_S * SPEAK_HZ))
+    return torch.zeros(round(BETWEEN_SENTENCES_S * SPEAK_HZ / speed))
 
 
 def without_lead(waveform: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tristep.engine.itn import inverse_normalised
@@ -14,6 +14,15 @@ UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 """Languages that put no space between sentences."""
 GRAVITY: tuple[FinishReason, ...] = ("repetition", "length", "stop", "silence")
 """How a whole sound ended: the first of these that any of its segments has."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of a text as it was written."""
+
+    text: str
+    logprob: float
+    """Among what was allowed there."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,16 @@ class Segment:
     language: str | None
     words: tuple[Word, ...] | None = None
     """What is said when; None if nobody asked."""
+    tokens: tuple[Token, ...] | None = None
+    """What it was written in, before numbers became digits; None if nobody asked."""
+    num_tokens: int = field(default=0, compare=False)
+    """Tokens that were settled, and the passes of the backbone that this took: fewer where drafts were right."""
+    num_passes: int = field(default=0, compare=False)
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens settled per pass; 1 without drafts."""
+        return self.num_tokens / max(self.num_passes, 1)
 
     @property
     def duration_s(self) -> float:

@@ -39,12 +39,27 @@ class Network(nn.Module):
 
     def forward(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Judge frames `(N, CONTEXT + FRAME_SIZE)`; return probabilities `(N,)` and the state after the last."""
-        spectrum = self.stft_conv(F.pad(frames, (0, CONTEXT), mode="reflect")[:, None])  # (N, 2 bins, 4)
-        hidden = torch.hypot(spectrum[:, :NUM_BINS], spectrum[:, NUM_BINS:])
+        windows = F.pad(frames, (0, CONTEXT), mode="reflect").unfold(1, N_FFT, HOP_LENGTH)  # (N, 4, N_FFT)
+        spectrum = F.linear(windows, self.stft_conv.weight[:, 0])  # (N, 4, 2 bins)
+        hidden = torch.hypot(spectrum[..., :NUM_BINS], spectrum[..., NUM_BINS:])
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            hidden = conv(hidden).relu()
-        hidden, state = self.lstm(hidden.squeeze(-1), state)  # (N, DIM)
-        return self.final_conv(hidden.relu()[..., None]).sigmoid().flatten(), state
+            hidden = convolved(conv, hidden).relu()
+        hidden, state = self._follow(hidden[:, 0], state)  # (N, DIM)
+        logits = F.linear(hidden.relu(), self.final_conv.weight[..., 0], self.final_conv.bias)
+        return logits.sigmoid().flatten(), state
+
+    def _follow(self, hidden: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Go from frame to frame, `(N, DIM)`; the single frames of a session take a fifth of the time by themselves."""
+        if len(hidden) > 1:
+            return self.lstm(hidden, state)
+        state = torch.lstm_cell(hidden, state, *self.lstm.all_weights[0])
+        return state[0], state
+
+
+def convolved(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
+    """Convolve `(N, T, C)` along `T`, padded by one: for so few positions, one product is three times as fast."""
+    taps = F.pad(hidden, (0, 0, 1, 1)).unfold(1, 3, conv.stride[0])  # (N, T', C, 3)
+    return F.linear(taps.flatten(2), conv.weight.flatten(1), conv.bias)
 
 
 class VoiceActivity:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 import tristep
 from tristep.server import calls, chat, errors, frontend, realtime, realtime_audio, speech, transcriptions, voices
+from tristep.server.carrier import Server, SocketProtocol
 from tristep.server.limits import PREFIXES, Gate
 from tristep.server.service import ALIASES, OfRequest, Service, undated
 from tristep.server.settings import Settings
@@ -41,8 +42,7 @@ async def health() -> dict[str, str]:
 @router.get("/readyz")
 async def readiness(service: OfRequest) -> Response:
     """Say whether requests are answered now."""
-    status = "ready" if service.is_ready else service.engine.failure or "loading"
-    return JSONResponse({"status": status}, 200 if service.is_ready else 503)
+    return JSONResponse({"status": service.status}, 200 if service.is_ready else 503)
 
 
 @router.get("/version")
@@ -117,7 +117,18 @@ def create_app(service: Service) -> ASGIApp:
         gate = CORSMiddleware(
             gate, settings.allow_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
         )
-    return gate
+    return traced(gate) if settings.telemetry else gate
+
+
+def traced(app: ASGIApp) -> ASGIApp:
+    """Tell of whatever an app answers.
+
+    Raises:
+        ModuleNotFoundError: If the extra is not installed.
+    """
+    from tristep.server.telemetry import Traced, collector
+
+    return Traced(app, collector())
 
 
 def run(settings: Settings, announce: Callable[[str], None] = lambda address: None) -> None:
@@ -140,11 +151,11 @@ def build_server(service: Service) -> uvicorn.Server:
     # It takes an upgrade that was refused with an answer for one that was forgotten.
     logging.getLogger("uvicorn.error").addFilter(lambda line: "completing handshake" not in line.getMessage())
     config = uvicorn.Config(
-        create_app(service), ws="websockets-sansio", ws_max_size=service.settings.max_message_bytes,
+        create_app(service), ws=SocketProtocol, ws_max_size=service.settings.max_message_bytes,
         ws_per_message_deflate=False, loop="asyncio", http="h11", access_log=False, log_config=None,
-        log_level="warning", server_header=False, timeout_graceful_shutdown=round(service.settings.drain_s),
+        log_level="warning", server_header=False,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Server(config, service)
 
 
 async def serve(

@@ -231,7 +231,7 @@ class Answer:
     """An answer on its way."""
 
     def __init__(self, service: Service, body: ChatRequest, job: Complete) -> None:
-        self.messages = service.engine.ask(job)
+        self.messages, self.metrics, self.started = service.engine.ask(job), service.metrics, time.perf_counter()
         self.frame = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": body.model}
         self.wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self.first: Any = None
@@ -239,6 +239,7 @@ class Answer:
     async def begin(self) -> None:
         """Wait for the first words: until they are there, a failure can still be answered as one."""
         self.first = await anext(self.messages)
+        self.metrics.time_to_first_token.labels("chat").observe(time.perf_counter() - self.started)
 
     async def aclose(self) -> None:
         """Stop answering."""

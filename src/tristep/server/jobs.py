@@ -62,6 +62,7 @@ class Speak:
     voice: Voice
     instructions: str = ""
     seed: int = 0
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,23 +86,24 @@ class Clone:
     licence: str
 
 
-def load_engine(model: str, threads: int | None) -> Answer:
+def load_engine(model: str, threads: int | None, mark: bool) -> Answer:
     """Start the engine's process."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return EngineJobs(Engine.load(model))
+    return EngineJobs(Engine.load(model), mark)
 
 
 class EngineJobs:
     """Answers the engine's jobs."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, mark: bool = True) -> None:
         self.engine = engine
         self.listener = engine.sharing(max_waiting=MOST_WAITING)
         """The same engine for jobs that can wait for each other; a conversation can't."""
         self.cannot_speak = ""
         """Why not, where the weights only listen."""
         try:
+            engine.talker.marks = mark
             self.talker = engine.talker.sharing(max_waiting=MOST_WAITING)
         except ValueError as error:
             self.cannot_speak = str(error)
@@ -142,14 +144,16 @@ class EngineJobs:
         """Yield the sound as it comes."""
         if self.cannot_speak:
             raise ValueError(self.cannot_speak)
-        stream = self.talker.stream_speech(job.text, job.voice, instructions=job.instructions, seed=job.seed)
+        stream = self.talker.stream_speech(
+            job.text, job.voice, instructions=job.instructions, seed=job.seed, speed=job.speed
+        )
         for chunk in stream:
             yield chunk.numpy()
         spoken_s = sum(sentence.end_s - sentence.start_s for sentence in stream.sentences)
         given = f"{job.instructions} {job.text}".strip()
         yield Spoken(
             num_input_tokens=len(self.talker.chat.tokenizer.encode(given)),
-            num_output_tokens=round(spoken_s * self.talker.codec.code_rate_hz),
+            num_output_tokens=round(spoken_s * job.speed * self.talker.codec.code_rate_hz),
             finish_reason=stream.finish_reason,
         )
 

@@ -9,7 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from tristep.engine.transcription import Segment
+
 SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
+LENGTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
 FACTORS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0)
 
 
@@ -30,6 +33,19 @@ class Metrics(Collector):
             "tristep_time_to_first_audio_seconds",
             "Time from a request for speech to its first samples.",
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.time_to_first_token = Histogram(
+            "tristep_time_to_first_token_seconds",
+            "Time from a request to the first of its words: a transcript's that is streamed (asr), an answer's (chat).",
+            ["mode"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.acceptance_length = Histogram(
+            "tristep_acceptance_length",
+            "Tokens of a transcript's segment that a pass of the backbone settled; 1 without drafts.",
+            buckets=LENGTHS,
             registry=self.registry,
         )
         self.real_time_factor = Histogram(
@@ -62,6 +78,12 @@ class Metrics(Collector):
         self.audio_seconds.labels(mode).inc(audio_s)
         if audio_s:
             self.real_time_factor.labels(mode).observe(seconds / audio_s)
+
+    def heard(self, segments: Iterable[Segment]) -> None:
+        """Count how the segments of a transcript were written."""
+        for segment in segments:
+            if segment.num_passes:
+                self.acceptance_length.observe(segment.acceptance_length)
 
     def collect(self) -> Iterator[Metric]:
         """Return all samples."""

@@ -39,6 +39,7 @@ MAX_UNTAKEN = 64 * MIB
 MAX_WAITING = 1000
 """Messages that it may be ahead: each may be answered by one of 256 KiB, which waits while the client does not read."""
 ENDS_OF_TURNS = '{"type":"input_audio_buffer.speech_stopped"'
+ANSWER_BEGINS, ANSWER_ENDS = '{"type":"response.created"', '{"type":"response.done"'
 FIRST_SOUNDS = ('{"type":"response.output_audio.delta"', '{"type":"response.audio.delta"')
 
 
@@ -56,6 +57,7 @@ class Ending:
 EXPIRED = Ending(1001, "Your session hit the maximum duration.", "session_expired")
 IDLE = Ending(1001, "Nothing was sent for too long.", "session_expired")
 SLOW = Ending(1013, "Messages were not read in time.")
+STOPPED = Ending(1001, "The server is being stopped.")
 LEFT = Ending(1000, "")
 
 
@@ -143,14 +145,17 @@ class Socket:
     def __init__(self, websocket: WebSocket, channel: Channel, service: Service) -> None:
         self.websocket, self.channel, self.metrics = websocket, channel, service.metrics
         self.settings: Settings = service.settings
-        self._num_untaken = self._num_waiting = 0
+        self.draining = service.draining
+        self._num_untaken = self._num_waiting = self._num_answers = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self._is_silent = asyncio.Event()  # nothing is being answered
+        self._is_silent.set()
         self._turn_ended: float | None = None
 
     async def run(self) -> None:
         """Pass messages on until one side ends it, or the time is over."""
-        tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
+        tasks = {asyncio.create_task(part) for part in (self._read(), self._write(), self._drain())}
         try:
             done, _ = await asyncio.wait(
                 tasks, timeout=self.settings.max_session_s, return_when=asyncio.FIRST_COMPLETED
@@ -189,7 +194,7 @@ class Socket:
         try:
             async for said in self.channel:
                 if isinstance(said, Taken):
-                    self._make_room(-said.num_characters, -1)
+                    self._make_room(-said.num_characters, -said.num_messages)
                 else:
                     await self._send(said)
         except TimeoutError:
@@ -202,10 +207,19 @@ class Socket:
             return Ending(1011, "The engine failed: the server's log says why.", "internal_error")
         return LEFT
 
+    async def _drain(self) -> Ending:
+        """Wait until the server is being stopped, and then for the end of what is being answered."""
+        await self.draining.wait()
+        await self._is_silent.wait()
+        return STOPPED
+
     async def _send(self, text: str) -> None:
         async with asyncio.timeout(SEND_S):
             await self.websocket.send_text(text)
-        if text.startswith(ENDS_OF_TURNS):
+        if text.startswith((ANSWER_BEGINS, ANSWER_ENDS)):
+            self._num_answers += 1 if text.startswith(ANSWER_BEGINS) else -1
+            self._is_silent.clear() if self._num_answers else self._is_silent.set()
+        elif text.startswith(ENDS_OF_TURNS):
             self._turn_ended = time.perf_counter()
         elif self._turn_ended is not None and text.startswith(FIRST_SOUNDS):
             self.metrics.time_to_answer.observe(time.perf_counter() - self._turn_ended)

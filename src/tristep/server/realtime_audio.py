@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from tristep.server.realtime_events import Message, new_id
 from tristep.server.realtime_jobs import parsed
 from tristep.server.realtime_sound import Samples
 from tristep.server.service import Service
+from tristep.server.wording import PronunciationMap, without_markdown
 from tristep.server.worker import RefusedError, WorkerError
 from tristep.text import sentences, without_cues, written_words
 
@@ -46,6 +48,8 @@ class Wanted(BaseModel):
     volume_ratio: float = Field(default=1.0, ge=0.1, le=2.0)
     mode: Literal["default", "sentence"] = "default"
     instruction: str = Field(default="", max_length=200)
+    pronunciation_map: PronunciationMap = PronunciationMap()
+    markdown_filter: bool = False
     seed: int = Field(default=0, ge=0, le=2**31)
     """Ours: chooses among the ways to say it."""
 
@@ -64,7 +68,7 @@ class Wanted(BaseModel):
     def delivery(self) -> Delivery:
         """How sound is written."""
         kind = self.response_format.removesuffix("_stream")
-        return Delivery(kind, self.sample_rate, self.speed_ratio, self.volume_ratio)
+        return Delivery(kind, self.sample_rate, volume=self.volume_ratio)
 
 
 class WrongError(Exception):
@@ -151,8 +155,14 @@ class Reader:
             raise from_pydantic(error) from error
         self._voice = await asyncio.to_thread(self.service.shelf.find, self.wanted.voice_id)
         if self.wanted.is_stream:
-            self._file = Encoder(self.wanted.delivery, SPEAK_HZ)
+            self._file = Encoder(self._delivery, SPEAK_HZ)
         await self._tell("tts.response.created")
+
+    @property
+    def _delivery(self) -> Delivery:
+        """How sound is written here."""
+        assert self.wanted is not None
+        return replace(self.wanted.delivery, is_tagged=self.service.settings.mark)
 
     async def _add(self, data: Message) -> None:
         """Take more text, and say the sentences that are complete."""
@@ -177,6 +187,9 @@ class Reader:
     async def _say(self, sentence: str) -> None:
         """Say one sentence, if there is anything in it to say."""
         assert self.wanted is not None
+        sentence = self.wanted.pronunciation_map.read(
+            without_markdown(sentence) if self.wanted.markdown_filter else sentence
+        )
         if not written_words(without_cues(sentence)):
             return
         by_sentence = self.wanted.mode == "sentence"
@@ -192,7 +205,7 @@ class Reader:
         """Yield the sound of a sentence: as it comes, or whole where each piece is to be a file of a sentence."""
         assert self.wanted is not None
         assert self._voice is not None
-        job = Speak(sentence, self._voice, self.wanted.instruction, self.wanted.seed)
+        job = Speak(sentence, self._voice, self.wanted.instruction, self.wanted.seed, self.wanted.speed_ratio)
         whole = []
         with self.service.places.taken():
             async with aclosing(self.service.engine.ask(job)) as answer:
@@ -212,7 +225,7 @@ class Reader:
         if self._file:
             data = await asyncio.to_thread(self._file.push, samples)
         else:
-            data = await asyncio.to_thread(whole_file, self.wanted.delivery, samples)
+            data = await asyncio.to_thread(whole_file, self._delivery, samples)
         await self._hand_over(data, len(samples) / SPEAK_HZ, "unfinished")
 
     async def _hand_over(self, data: bytes, duration_s: float, status: str) -> None:

@@ -77,9 +77,11 @@ class Writer:
         self.conversation_id = new_id("conv")
         self.answers: dict[str, Answer] = {}
 
-    def written(self, events: Iterable[Event]) -> Iterator[Message]:
-        """Write events in order."""
+    def written(self, events: Iterable[Event], output: Output | None = None) -> Iterator[Message]:
+        """Write events in order; a response that begins sounds as `output` says, as the session does if not given."""
         for event in events:
+            if isinstance(event, dialogue.ResponseCreated):
+                self.answers[event.response.id] = Answer(output or self.output)
             yield from self._written(event)
 
     def _written(self, event: Event) -> Iterator[Message]:
@@ -115,12 +117,12 @@ class Writer:
 
     def _response(self, event: dialogue.ResponseCreated | dialogue.ResponseDone) -> Message:
         """Write that a response begins or ends."""
-        if isinstance(event, dialogue.ResponseCreated):
-            answer = self.answers[event.response.id] = Answer(self.output)
-        else:
-            answer = self.answers.pop(event.response.id)
+        answer = self.answers[event.response.id]
         manner = Manner(self.conversation_id, written_format(answer.output.format), answer.output.voice)
-        kind = "response.created" if isinstance(event, dialogue.ResponseCreated) else "response.done"
+        kind = "response.created"
+        if isinstance(event, dialogue.ResponseDone):
+            kind = "response.done"
+            del self.answers[event.response.id]
         return message(kind, response=written_response(event.response, manner))
 
 

@@ -29,6 +29,7 @@ from tristep.server.realtime_session import (
     max_tokens,
     name_of,
     refuse_foreign_tools,
+    refuse_what_has_no_effect,
     size_of,
     without_nulls,
 )
@@ -100,9 +101,9 @@ class ResponseObject(BaseModel):
     metadata: Metadata | None = None
 
     @property
-    def voice(self) -> str | None:
-        """The voice that is asked for, if one is."""
-        return self.audio.output.voice if self.audio and self.audio.output else None
+    def sound(self) -> OutputObject:
+        """How it is to sound."""
+        return (self.audio and self.audio.output) or OutputObject()
 
 
 def read_item(given: Any, wire: WireFormat, param: str = "item") -> Item:
@@ -153,8 +154,8 @@ def read_base64(text: Any, param: str = "audio") -> bytes:
         raise SessionError("invalid_value", f"{param} is no base64: {error}", param) from error
 
 
-def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, str | None]:
-    """Read what a client wants of a response, and the name of the voice if it wants another one.
+def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, OutputObject]:
+    """Read what a client wants of a response, and how it is to sound if not as the session.
 
     Raises:
         SessionError: If it is not what it should be.
@@ -162,6 +163,7 @@ def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, str | N
     if not isinstance(given or {}, dict):
         raise SessionError("invalid_value", f"response is {type(given).__name__}: expected an object", "response")
     refuse_foreign_tools((given or {}).get("tools"), "response")
+    refuse_what_has_no_effect(given or {}, "response")
     wanted: ResponseObject = checked(ResponseObject, without_nulls(given or {}), "response")
     options = ResponseOptions(
         modality=wanted.output_modalities[0] if wanted.output_modalities else None,
@@ -173,7 +175,7 @@ def read_options(given: Any, wire: WireFormat) -> tuple[ResponseOptions, str | N
         input=read_input(wanted.input, wire),
         metadata=wanted.metadata,
     )
-    return options, wanted.voice
+    return options, wanted.sound
 
 
 def read_input(given: list[dict[str, Any]] | None, wire: WireFormat) -> tuple[Item | str, ...] | None:

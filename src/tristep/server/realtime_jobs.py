@@ -29,13 +29,16 @@ from tristep.server.worker import Line
 
 Dialect = Literal["ga", "beta", "step-asr"]
 
+TAKEN_MESSAGES, TAKEN_CHARACTERS, TAKEN_S = 32, 1 << 20, 0.2
+"""So much at once is told to have been dealt with, or what there is after a while in which nothing came: a microphone
+sends fifty messages a second."""
 WAIT_S = 60.0
 """How long a session that has nothing to do waits before it looks whether anybody is there."""
 
 
 @dataclass(frozen=True)
 class Converse:
-    """Hold a realtime session. It is told text and says text, and `Taken` for all that it was told."""
+    """Hold a realtime session. It is told text and says text, and now and then `Taken` for what it was told."""
 
     session_id: str
     model: str
@@ -53,9 +56,10 @@ class Converse:
 
 @dataclass(frozen=True)
 class Taken:
-    """So many characters were dealt with."""
+    """So much was dealt with."""
 
     num_characters: int
+    num_messages: int
 
 
 @torch.inference_mode()
@@ -70,10 +74,16 @@ def converse(engine: Engine, cannot_speak: str, job: Converse, line: Line) -> It
     """
     conversation = Conversation(engine, cannot_speak, job)
     yield from conversation.opened()
+    num_characters = num_messages = 0
     while True:
-        for text in line.told(0 if conversation.has_work else WAIT_S):
+        texts = line.told(0 if conversation.has_work else TAKEN_S if num_messages else WAIT_S)
+        for text in texts:
             yield from conversation.received(text)
-            yield Taken(len(text))
+            num_characters, num_messages = num_characters + len(text), num_messages + 1
+        is_much = num_messages >= TAKEN_MESSAGES or num_characters >= TAKEN_CHARACTERS
+        if is_much or (num_messages and not texts):
+            yield Taken(num_characters, num_messages)
+            num_characters = num_messages = 0
         if conversation.has_work:
             yield from conversation.step()
 

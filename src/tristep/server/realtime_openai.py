@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tristep.audio import LISTEN_HZ
 from tristep.engine.dialogue import SessionError
+from tristep.engine.quieting import Quieter
 from tristep.engine.session import Session
 from tristep.server.errors import ApiError
 from tristep.server.realtime_events import Message, Writer, message
@@ -45,6 +47,7 @@ class Protocol:
         self.session, self.body, self.shelf, self.max_items = session, body, shelf, max_items
         self.writer = Writer(body.audio.output, extended=extended)
         self._incoming = Incoming(body.audio.input.format.wire, LISTEN_HZ)
+        self._quieter = quieter(body)
 
     def opened(self) -> Iterator[Message]:
         """Greet."""
@@ -75,14 +78,20 @@ class Protocol:
         told = self.session.update(**changes) if changes else []
         if body.audio.input.format != self.body.audio.input.format:
             self._incoming = Incoming(body.audio.input.format.wire, LISTEN_HZ)
+        if body.audio.input.noise_reduction != self.body.audio.input.noise_reduction:
+            self._quieter = quieter(body)
         self.body, self.writer.output = body, body.audio.output
         yield message("session.updated", session=body.json_object())
         yield from self.writer.written(told)
 
     def _append(self, given: Message) -> Iterator[Message]:
         samples = self._incoming.push(read_base64(given.get("audio")))
-        if len(samples):
-            waveform = torch.from_numpy(samples.copy())  # what was read may not be written to
+        waveform = torch.from_numpy(samples.copy())  # what was read may not be written to
+        yield from self._heard(self._quieter.push(waveform) if self._quieter else waveform)
+
+    def _heard(self, waveform: Tensor) -> Iterator[Message]:
+        """Let the session hear a sound at 16 kHz, shape `(S,)`."""
+        if len(waveform):
             yield from self.writer.written(self.session.append(waveform, LISTEN_HZ))
 
     def _create_item(self, given: Message) -> Iterator[Message]:
@@ -92,6 +101,8 @@ class Protocol:
         yield from self.writer.written(self.session.add_item(item, text_or_none(given, "previous_item_id")))
 
     def _commit(self, given: Message) -> Iterator[Message]:
+        if self._quieter:
+            yield from self._heard(self._quieter.finish())
         yield from self.writer.written(self.session.commit())
 
     def _clear(self, given: Message) -> Iterator[Message]:
@@ -113,12 +124,13 @@ class Protocol:
     def _respond(self, given: Message) -> Iterator[Message]:
         if self.body.type == "transcription":
             raise SessionError("invalid_value", "a transcription session gives no responses: open a realtime one")
-        options, voice = read_options(given.get("response"), self.body.audio.input.format.wire)
+        options, wanted = read_options(given.get("response"), self.body.audio.input.format.wire)
         if not options.in_conversation and len(self.writer.answers) >= MAX_RESPONSES:
             raise SessionError("rate_limit_exceeded", f"{MAX_RESPONSES} responses are being given: wait for one")
-        if voice is not None:
-            options = replace(options, voice=self.shelf.find(voice))
-        yield from self.writer.written(self.session.create_response(options))
+        if wanted.voice is not None:
+            options = replace(options, voice=self.shelf.find(wanted.voice))
+        output = self.body.audio.output.model_copy(update={name: value for name, value in wanted if value is not None})
+        yield from self.writer.written(self.session.create_response(options), output)
 
     def _cancel(self, given: Message) -> Iterator[Message]:
         yield from self.writer.written(self.session.cancel(text_or_none(given, "response_id")))
@@ -145,6 +157,12 @@ def verb(kind: Any) -> Callable[[Protocol, Message], Iterator[Message]]:
     if not isinstance(kind, str) or kind not in VERBS:
         raise SessionError("invalid_value", f"there is no message of type {str(kind)[:80]!r}", "type")
     return VERBS[kind]
+
+
+def quieter(body: SessionObject) -> Quieter | None:
+    """Return what takes noise out of the sound of a session, if that is wanted."""
+    wanted = body.audio.input.noise_reduction
+    return Quieter(wanted.type) if wanted else None
 
 
 def error_message(sentence: str, code: str | None, param: str | None = None, event_id: Any = None) -> Message:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from tristep.engine.dialogue import SemanticVad, ServerVad, SessionError, Tool, Transcribing, TurnDetection
+from tristep.engine.quieting import Distance
 from tristep.server.errors import from_pydantic
 from tristep.server.realtime_sound import WireFormat
 
@@ -89,8 +90,16 @@ class TranscriptionObject(BaseModel):
 
     model: str = ""
     language: str | None = Field(default=None, max_length=35)
-    prompt: str | None = Field(default=None, max_length=MAX_TEXT)
+    prompt: str | None = None
     keywords: list[str] | None = Field(default=None, max_length=1000)
+
+    @field_validator("prompt")
+    @classmethod
+    def is_empty(cls, prompt: str | None) -> str | None:
+        """Refuse what has no effect."""
+        if prompt:
+            raise ValueError("prompt can't be heeded: give names and words to expect as keywords")
+        return prompt
 
     @property
     def value(self) -> Transcribing:
@@ -104,12 +113,18 @@ class TranscriptionObject(BaseModel):
         return replace(self.value, live=True)
 
 
+class NoiseReduction(BaseModel):
+    """A noise that goes on is held down; how much depends on how far the microphone is."""
+
+    type: Distance
+
+
 class Input(BaseModel):
     """What comes in."""
 
     format: Format = Format()
     transcription: TranscriptionObject | None = None
-    noise_reduction: dict[str, Any] | None = None
+    noise_reduction: NoiseReduction | None = None
     turn_detection: VadObject | None = ServerVadObject(type="server_vad")
 
 
@@ -118,15 +133,7 @@ class Output(BaseModel):
 
     format: Format = Format()
     voice: Annotated[str, BeforeValidator(name_of), Field(max_length=256)] = "alloy"
-    speed: float = 1.0
-
-    @field_validator("speed")
-    @classmethod
-    def is_natural(cls, speed: float) -> float:
-        """Refuse what has no effect."""
-        if speed != 1:
-            raise ValueError("answers are given at the speed that comes naturally; say in the instructions to be quick")
-        return speed
+    speed: float = Field(default=1.0, ge=0.25, le=1.5)
 
 
 class Sound(BaseModel):
@@ -165,11 +172,23 @@ class ToolChoice(BaseModel):
     name: str
 
 
+class TokenLimits(BaseModel):
+    """What a conversation may take."""
+
+    post_instructions: int | None = Field(default=None, ge=1, le=1_000_000)
+
+
 class RetentionRatio(BaseModel):
     """How much of a conversation is kept when it no longer fits."""
 
     type: Literal["retention_ratio"]
     retention_ratio: float = Field(gt=0, le=1)
+    token_limits: TokenLimits | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """What the conversation may take beside the instructions; None for all that fits."""
+        return self.token_limits.post_instructions if self.token_limits else None
 
 
 Tools = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)]
@@ -206,8 +225,10 @@ class SessionObject(BaseModel):
         if self.type == "transcription":
             wanted = {"type", "object", "id", "expires_at", "include"}
             return self.model_dump(include=wanted) | {"audio": {"input": written_input(self.audio.input)}}
-        optional = {name for name in ("temperature", "reasoning", "parallel_tool_calls") if not getattr(self, name)}
+        optional = {name for name in ("temperature", "reasoning", "parallel_tool_calls") if getattr(self, name) is None}
         body = self.model_dump(exclude={"audio", *optional})
+        if isinstance(self.truncation, RetentionRatio):
+            body["truncation"] = self.truncation.model_dump(exclude_none=True)
         output = self.audio.output
         return body | {
             "audio": {
@@ -219,7 +240,8 @@ class SessionObject(BaseModel):
     def engine_settings(self) -> dict[str, Any]:
         """Return the fields of the engine's settings, all but the voice."""
         truncation = self.truncation
-        retention = truncation.retention_ratio if isinstance(truncation, RetentionRatio) else None
+        ratio = truncation if isinstance(truncation, RetentionRatio) else None
+        retention = ratio.retention_ratio if ratio else None
         told = self.audio.input.transcription
         is_live = self.type == "transcription"
         return {
@@ -228,9 +250,12 @@ class SessionObject(BaseModel):
             "turn_detection": self.detection,
             "transcription": (told.live_value if is_live else told.value) if told else None,
             "tools": tuple(tool.value for tool in self.tools),
+            "speed": self.audio.output.speed,
             "tool_choice": chosen_tool(self.tool_choice),
             "max_output_tokens": max_tokens(self.max_output_tokens),
             "retention": 1.0 if truncation == "auto" else retention,
+            "most_tokens": ratio.most_tokens if ratio else None,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
         } | ({"temperature": drawable(self.temperature)} if self.temperature is not None else {})
 
     @property
@@ -284,6 +309,7 @@ def updated(current: SessionObject, changes: Any, param: str = "session") -> Ses
     fixed = {"id", "object", "model", "expires_at", "type"}
     wanted = {name: value for name, value in changes.items() if name not in fixed}
     refuse_foreign_tools(wanted.get("tools"), param)
+    refuse_what_has_no_effect(wanted, param)
     return fitting(checked(SessionObject, merged(current.model_dump(), wanted), param), param)
 
 
@@ -315,6 +341,21 @@ def refuse_foreign_tools(tools: Any, param: str) -> None:
                 "unsupported_value", f"tools of type {str(kind)[:40]!r} are not run here: give functions",
                 f"{param}.tools",
             )  # fmt: skip
+
+
+NO_EFFECT = {
+    "prompt": "no prompts are kept here: send the text as instructions",
+    "reasoning": "how long to think can't be chosen here: leave it out",
+    "include": "log-probabilities are not told: leave it out",
+}
+"""Fields that are known and can't be heeded, and why."""
+
+
+def refuse_what_has_no_effect(given: Mapping[str, Any], param: str) -> None:
+    """Refuse settings that would be ignored: a setting that is taken does something."""
+    for name, reason in NO_EFFECT.items():
+        if given.get(name):
+            raise SessionError("unsupported_value", f"{param}.{name} can't be heeded: {reason}", f"{param}.{name}")
 
 
 def merged(current: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

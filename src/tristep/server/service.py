@@ -64,8 +64,11 @@ class Service:
         self.secrets = secrets or Secrets()
         self.calls: dict[str, asyncio.Task[None]] = {}
         """Calls that are held, by their names."""
+        self.draining = asyncio.Event()
+        """Set when the server is being stopped: it takes nothing new."""
         self.shelf = Shelf(settings)
-        self.engine = Worker("engine", partial(load_engine, settings.model, settings.threads), settings.num_parallel)
+        load = partial(load_engine, settings.model, settings.threads, settings.mark)
+        self.engine = Worker("engine", load, settings.num_parallel)
         max_bytes = round(settings.max_audio_s * LISTEN_HZ) * FLOAT_BYTES + MIB
         self.decoder = Worker("decoder", partial(load_decoder, max_bytes))
         self.decoding = asyncio.Lock()
@@ -91,10 +94,23 @@ class Service:
         await asyncio.gather(*self.calls.values(), return_exceptions=True)
         await asyncio.gather(self.engine.stop(), self.decoder.stop())
 
+    def drain(self) -> None:
+        """Take nothing new; sessions end once nobody is being answered in them, and calls at once."""
+        self.draining.set()
+        for call in self.calls.values():
+            call.cancel()
+
     @property
     def is_ready(self) -> bool:
         """Whether requests are answered now."""
-        return self.engine.is_ready and self.decoder.is_ready
+        return self.engine.is_ready and self.decoder.is_ready and not self.draining.is_set()
+
+    @property
+    def status(self) -> str:
+        """Whether requests are answered now, and why not, in a few words."""
+        if self.draining.is_set():
+            return "stopping"
+        return "ready" if self.is_ready else self.engine.failure or "loading"
 
     async def exposition(self) -> bytes:
         """Tell Prometheus what was done."""
@@ -116,7 +132,8 @@ class Service:
         if failure := self.engine.failure or self.decoder.failure:
             raise ApiError(503, failure, code="server_overloaded", headers={"x-should-retry": "false"})
         if not self.is_ready:
-            message = "the model is still being loaded: try again in a few seconds"
+            why = "the server is being stopped" if self.draining.is_set() else "the model is still being loaded"
+            message = f"{why}: try again in a few seconds"
             raise ApiError(503, message, code="server_overloaded", headers={"retry-after": "2"})
 
     def enter(self, stack: AsyncExitStack) -> Path:

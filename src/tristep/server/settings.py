@@ -33,6 +33,8 @@ class Settings:
     """Answer `GET /v1/audio/voices` without a key; Open WebUI asks without one."""
     voices: Path | None = None
     """Folder for cloned voices and the consents to them; without it there is no cloning."""
+    mark: bool = True
+    """Mark speech as synthetic: inaudibly (`tristep.mark`), and by a tag where the container has room for one."""
     style: Literal["spoken", "written"] = "spoken"
     """How transcripts are written where the request doesn't say."""
     threads: int | None = None
@@ -60,6 +62,8 @@ class Settings:
     """Largest message of a realtime client."""
     max_items: int = 1000
     """Most items in a realtime conversation."""
+    telemetry: bool = False
+    """Tell OpenTelemetry's collector of every request; the environment says where that is."""
     drain_s: float = 30.0
     """How long requests may go on after the server was told to stop."""
 

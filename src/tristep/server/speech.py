@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -20,8 +21,8 @@ from tristep.server.errors import ApiError, unsupported
 from tristep.server.jobs import Speak, Spoken
 from tristep.server.service import OfRequest, Service, Streamed, while_connected
 from tristep.server.transcriptions import event, failure
+from tristep.server.wording import PronunciationMap, without_directions, without_markdown
 from tristep.server.worker import RefusedError, WorkerError
-from tristep.text import Text, join_parts, split_cues
 
 router = APIRouter()
 
@@ -52,7 +53,7 @@ class SpeechRequest(BaseModel):
     """Ours: chooses among the ways to say it."""
     voice_label: Any = None
     return_url: bool = False
-    pronunciation_map: Any = None
+    pronunciation_map: PronunciationMap = PronunciationMap()
     markdown_filter: bool = False
 
     @model_validator(mode="after")
@@ -64,7 +65,7 @@ class SpeechRequest(BaseModel):
     @property
     def delivery(self) -> Delivery:
         """What the client is to be handed."""
-        return Delivery(self.response_format, self.sample_rate, self.speed, self.volume)
+        return Delivery(self.response_format, self.sample_rate, volume=self.volume)
 
     @property
     def has_directions(self) -> bool:
@@ -75,12 +76,9 @@ class SpeechRequest(BaseModel):
     @property
     def text(self) -> str:
         """What the engine is given."""
-        return self.input if self.has_directions else without_directions(self.input)
-
-
-def without_directions(text: str) -> str:
-    """Open the brackets of directions, so that they are spoken like all the rest."""
-    return join_parts(Text(part.text) for part in split_cues(text))
+        written = without_markdown(self.input) if self.markdown_filter else self.input
+        read = self.pronunciation_map.read(written)
+        return read if self.has_directions else without_directions(read)
 
 
 def refuse_what_has_no_effect(body: SpeechRequest, max_characters: int) -> None:
@@ -91,8 +89,6 @@ def refuse_what_has_no_effect(body: SpeechRequest, max_characters: int) -> None:
     reasons = {
         "voice_label": "say in `instructions` how to speak",
         "return_url": "the sound is in the answer itself",
-        "pronunciation_map": "write words as they are to be spoken",
-        "markdown_filter": "send plain text",
     }
     for param, reason in reasons.items():
         if getattr(body, param):
@@ -110,11 +106,12 @@ async def speak(request: Request, body: SpeechRequest, service: OfRequest) -> Re
     refuse_what_has_no_effect(body, service.settings.max_input_characters)
     name = body.voice if isinstance(body.voice, str) else body.voice.id
     voice = await asyncio.to_thread(service.shelf.find, name)
-    job = Speak(body.text, voice, body.instruction or body.instructions, body.seed)
+    job = Speak(body.text, voice, body.instruction or body.instructions, body.seed, body.speed)
     async with AsyncExitStack() as stack:
         stack.enter_context(service.places.taken())
         started = time.perf_counter()
-        sound = await stack.enter_async_context(aclosing(Sound(service, job, body.delivery)))
+        delivery = replace(body.delivery, is_tagged=service.settings.mark)
+        sound = await stack.enter_async_context(aclosing(Sound(service, job, delivery)))
         await while_connected(request, sound.begin())
         service.metrics.time_to_first_audio.observe(time.perf_counter() - started)
         content = sound.events() if body.stream_format == "sse" else sound.bytes()

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tristep.engine import captions
+from tristep.engine.session import AUDIO_TOKENS_HZ
 from tristep.engine.settings import Options, Settings
 from tristep.engine.transcription import UNSPACED, Segment, Transcription
 from tristep.modes.asr.data import Style
@@ -45,7 +46,7 @@ class TranscriptionForm(BaseModel):
     response_format: Literal["json", "text", "srt", "vtt", "verbose_json"] = "json"
     temperature: float = Field(0, ge=0, le=1)
     timestamp_granularities: Annotated[list[Literal["word", "segment"]], BeforeValidator(as_list)] = []
-    include: Words = []
+    include: Annotated[list[Literal["logprobs"]], BeforeValidator(as_list)] = []
     keywords: Words = []
     hotwords: Words = []
     """StepFun's name of the keywords: names and words to expect."""
@@ -62,6 +63,8 @@ class TranscriptionForm(BaseModel):
         """Check that the fields go together."""
         if self.timestamp_granularities and self.response_format != "verbose_json":
             raise ValueError("timestamp_granularities needs response_format verbose_json")
+        if self.include and self.response_format != "json":
+            raise ValueError("include logprobs needs response_format json")
         if self.stream and self.response_format not in ("json", "text"):
             raise ValueError(f"a stream can't be written as {self.response_format}: give json")
         return self
@@ -75,6 +78,7 @@ class TranscriptionForm(BaseModel):
             "words": with_words,
             "hotwords": [*self.keywords, *self.hotwords],
             "itn": self.itn,
+            "tokens": "logprobs" in self.include,
         }
 
 
@@ -84,7 +88,6 @@ def refuse_what_has_no_effect(form: TranscriptionForm) -> None:
         "prompt": form.prompt and "give names and words to expect as keywords",
         "languages": len(form.languages) > 1 and "give one language, or none to have it recognised",
         "temperature": form.temperature and "this model writes what is most probable: give 0 or nothing",
-        "include": form.include and "log-probabilities of tokens are not told",
         "chunking_strategy": form.chunking_strategy not in ("auto", {"type": "server_vad"})
         and "sound is cut at its pauses by fixed rules: give auto",
         "known_speaker_names": form.known_speaker_names and "speakers are not told apart",
@@ -125,6 +128,7 @@ async def transcribed(service: Service, job: Transcribe) -> Transcription:
     started = time.perf_counter()
     result: Transcription = await only(service.engine.ask(job))
     service.metrics.worked("asr", result.duration_s, time.perf_counter() - started)
+    service.metrics.heard(result.segments)
     return result
 
 
@@ -140,7 +144,14 @@ def rendered(result: Transcription, form: TranscriptionForm) -> Response:
         case "verbose_json":
             return JSONResponse(verbose(result, form))
     usage = {"type": "duration", "seconds": result.duration_s}
-    return JSONResponse({"text": result.text, "usage": usage, "finish_reason": result.finish_reason})
+    body = {"text": result.text, "usage": usage, "finish_reason": result.finish_reason}
+    return JSONResponse(body | ({"logprobs": logprobs(result.segments)} if form.include else {}))
+
+
+def logprobs(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Write how likely each token was."""
+    tokens = (token for segment in segments for token in segment.tokens or ())
+    return [{"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())} for token in tokens]
 
 
 def verbose(result: Transcription, form: TranscriptionForm) -> dict[str, Any]:
@@ -183,14 +194,19 @@ def event(**fields: Any) -> str:
     return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
 
-async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, Segment]]:
-    """Yield what each segment adds to the text, and the segment; count the sound at its end."""
-    started, separator = time.perf_counter(), ""
+async def deltas(service: Service, job: Transcribe) -> AsyncIterator[tuple[str, Segment | Transcription]]:
+    """Yield what each segment adds to the text, and the segment; at the end nothing more, and the whole."""
+    started, separator, is_first = time.perf_counter(), "", True
     async with aclosing(service.engine.ask(job)) as messages:
         async for message in messages:
             if isinstance(message, Transcription):
                 service.metrics.worked("asr", message.duration_s, time.perf_counter() - started)
+                service.metrics.heard(message.segments)
+                yield "", message
             elif message.text:
+                if is_first:
+                    service.metrics.time_to_first_token.labels("asr").observe(time.perf_counter() - started)
+                is_first = False
                 yield separator + message.text, message
                 separator = "" if message.language in UNSPACED else " "
 
@@ -199,13 +215,32 @@ async def openai_events(service: Service, job: Transcribe) -> AsyncIterator[str]
     """Tell a transcription as OpenAI streams it."""
     said = ""
     try:
-        async for delta, _ in deltas(service, job):
+        async for delta, heard in deltas(service, job):
             said += delta
-            yield event(type="transcript.text.delta", delta=delta)
+            if isinstance(heard, Segment):
+                yield event(type="transcript.text.delta", delta=delta, **asked_logprobs(job, [heard]))
+            else:
+                told = asked_logprobs(job, heard.segments)
+                yield event(type="transcript.text.done", text=said, usage=usage(heard, "tokens"), **told)
     except (RefusedError, WorkerError) as error:
         yield event(**failure(error))
-    else:
-        yield event(type="transcript.text.done", text=said)
+
+
+def usage(heard: Transcription, kind: str) -> dict[str, Any]:
+    """Count the tokens of a sound, and of what was written of it."""
+    given, written = round(AUDIO_TOKENS_HZ * heard.duration_s), sum(segment.num_tokens for segment in heard.segments)
+    return {
+        "type": kind,
+        "input_tokens": given,
+        "input_token_details": {"text_tokens": 0, "audio_tokens": given},
+        "output_tokens": written,
+        "total_tokens": given + written,
+    }
+
+
+def asked_logprobs(job: Transcribe, segments: Iterable[Segment]) -> dict[str, Any]:
+    """Write how likely each token was, where the client asked for that."""
+    return {"logprobs": logprobs(segments)} if job.options.get("tokens") else {}
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -313,11 +348,12 @@ async def step_events(service: Service, job: Transcribe, with_times: bool) -> As
         return event(type=kind, meta=meta, **fields)
 
     try:
-        async for delta, segment in deltas(service, job):
+        async for delta, heard in deltas(service, job):
             said += delta
-            times = {"start_time": round(1000 * segment.start_s), "end_time": round(1000 * segment.end_s)}
-            yield step_event("transcript.text.delta", delta=delta, **(times if with_times else {}))
+            if isinstance(heard, Segment):
+                times = {"start_time": round(1000 * heard.start_s), "end_time": round(1000 * heard.end_s)}
+                yield step_event("transcript.text.delta", delta=delta, **(times if with_times else {}))
+            else:
+                yield step_event("transcript.text.done", text=said, usage=usage(heard, "realtime_asr"))
     except (RefusedError, WorkerError) as error:
         yield step_event("error", message=failure(error)["error"]["message"])
-    else:
-        yield step_event("transcript.text.done", text=said)

@@ -130,7 +130,7 @@ async def cloned(service: Service, form: CloneForm, files: dict[str, UploadFile]
 async def said(service: Service, text: str, voice: Voice) -> bytes:
     """Return a WAV of a text in a voice."""
     chunks = [part async for part in service.engine.ask(Speak(text, voice)) if not isinstance(part, Spoken)]
-    encoder = Encoder(Delivery("wav"), SPEAK_HZ)
+    encoder = Encoder(Delivery("wav", is_tagged=service.settings.mark), SPEAK_HZ)
     return encoder.push(np.concatenate(chunks)) + encoder.finish()
 
 

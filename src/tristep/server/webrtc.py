@@ -245,8 +245,9 @@ class Call:
                 self._send(error_message(sentence, "invalid_value", "type", given.get("event_id")))
             case "output_audio_buffer.clear":
                 self.player.clear()
-            case "session.update":
-                self._tell(given | {"session": without_formats(given.get("session"))})
+            case "session.update" | "response.create" as kind:
+                asked = kind.partition(".")[0]
+                self._tell(given | {asked: without_formats(given.get(asked))})
             case _:
                 self._tell(given)
 

@@ -287,6 +287,8 @@ class Call {
         return this.sound(event);
       case "conversation.item.truncated":
         return strike(event.item_id, event.audio_end_ms, this.lengthMs(event.item_id));
+      case "tristep.context_trimmed":
+        return event.item_ids.forEach(forget);
       case "response.done":
         if (event.response.status === "failed") notice(event.response.status_details.error.message);
         return event.response.output.length || state("listening");
@@ -375,6 +377,16 @@ function addText(id, delta) {
 function setText(id, text) {
   const said = $(id)?.querySelector("span");
   if (said) said.textContent = text || "(nothing was understood)";
+}
+
+// Says of a turn that the model no longer sees it: the conversation has outgrown what it reads.
+function forget(id) {
+  const entry = $(id);
+  if (!entry || entry.classList.contains("forgotten")) return;
+  entry.classList.add("forgotten");
+  const note = document.createElement("small");
+  note.textContent = "no longer remembered";
+  entry.append(note);
 }
 
 // Strikes out what was not heard of an answer: words are taken to be spread evenly over its sound.
@@ -585,7 +597,7 @@ async function speak() {
   const started = performance.now();
   const body = {
     model: "stepaudio-2.5-tts", input: $("text").value, voice: $("speak-voice").value, instructions: $("manner").value,
-    seed: Number($("seed").value), response_format: "wav",
+    seed: Number($("seed").value), speed: Number($("speed").value), response_format: "wav",
   };
   try {
     const response = await postJson("v1/audio/speech", body, stop.signal);
