@@ -118,8 +118,9 @@ def hear(
 
 
 def frames_of(waveform: Tensor, encoder: AudioEncoder, config: TokenizerConfig) -> Tensor:
-    """Return the frozen encoder's frames `(N, De)` of a clip `(S,)` at 16 kHz."""
-    return windowed_frames(raw_log_mel(waveform, config.num_mels), encoder, config)
+    """Return the frozen encoder's frames `(N, De)` of a clip `(S,)` at 16 kHz, on the CPU."""
+    mel = raw_log_mel(waveform, config.num_mels).to(encoder.positions.device)
+    return windowed_frames(mel, encoder, config).cpu()
 
 
 def whole_clip_batches(heard: HeardClips, batch_s: float, optim: OptimSettings) -> BatchAt:
@@ -143,15 +144,16 @@ def in_groups(heard: HeardClips, size: int = 16) -> list[CodecBatch]:
 
 @torch.no_grad()
 def tokenize_clips(heard: HeardClips, tokenizer: SpeechTokenizer, size: int = 16) -> list[Tensor]:
-    """Return the codes `(T,)` of every clip, a last incomplete code left out."""
+    """Return the codes `(T,)` of every clip on the CPU, a last incomplete code left out."""
+    device = next(tokenizer.parameters()).device
     order = np.argsort(heard.source.num_frames, kind="stable").tolist()
     codes: dict[int, Tensor] = {}
     for start in range(0, len(order), size):
         group = order[start : start + size]
-        batch = heard.whole([heard.clips[index] for index in group])
+        batch = heard.whole([heard.clips[index] for index in group]).to(device)
         assert batch.frames is not None
         assert batch.listening_mel is not None
-        found = tokenizer(batch.frames, batch.listening_mel, batch.num_mel_frames // 2).codes
+        found = tokenizer(batch.frames, batch.listening_mel, batch.num_mel_frames // 2).codes.cpu()
         whole = (batch.num_mel_frames // tokenizer.mel_frames_per_code).tolist()
         codes |= {index: found[row, : whole[row]] for row, index in enumerate(group)}
     return [codes[index] for index in range(len(order))]
