@@ -11,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tristep.backbone.checkpoints import INDEX, load_backbone, load_encoder, save_backbone
 from tristep.backbone.low_rank import add_low_rank
 from tristep.backbone.model import Backbone
+from tristep.cli import app
 from tristep.config import load_backbone_config
 from tristep.corpus.tones import write_corpus
 from tristep.training import stages
@@ -22,6 +24,7 @@ from tristep.training.bundle import ENCODER, as_opus, checkpoint_files, opened, 
 from tristep.training.exports import bring_home, export, read_export
 from tristep.vocab import byte_tokenizer
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "toy"
 FIRST = """
 [model]
 start = "START"
@@ -111,6 +114,54 @@ def test_an_encoder_that_is_wanted_alone_travels_alone(home: Path) -> None:
     assert {path.name for path in Path("there").glob("*.safetensors")} == {"audio_encoder-0.safetensors"}
     expected = load_encoder("weights/tiny").state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in load_encoder("there").state_dict().items())
+
+
+FLOW = """
+part = "flow"
+codec = "codec-toy"
+encoder = "weights/tiny"
+speaker = "parts_of_it/speaker.safetensors"
+tokenizer = "runs/tokenizer/tokenizer.safetensors"
+start = "before"
+lr = 1e-3
+[data]
+corpora = [{ path = "tones/manifest.jsonl", max_clips = 3 }]
+dev = [{ path = "tones/manifest.jsonl", split = "dev" }]
+[optim]
+steps = 3
+"""
+
+
+def test_a_codec_recipe_takes_its_files_its_start_its_tables_and_the_encoder_alone(home: Path) -> None:
+    for path in ("parts_of_it/speaker.safetensors", "before/trained.safetensors", "before/more", "data/speech/f0/rows"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(path)
+    Path("tokenizer.toml").write_text(
+        FLOW.replace('"flow"', '"tokenizer"').replace('tokenizer = "runs/tokenizer/tokenizer.safetensors"\n', "")
+    )
+    Path("flow.toml").write_text(FLOW)
+    pack([Path("tokenizer.toml"), Path("flow.toml")], Path("data"), Path("parts"), also=[Path("data/speech")])
+    folder = unpack(Path("parts"))
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and "sound" not in p.parts}
+    assert files == {
+        ".bundle", "tokenizer.toml", "flow.toml", "parts_of_it/speaker.safetensors", "before/trained.safetensors",
+        "data/tones/manifest.jsonl", "data/speech/f0/rows", "weights/tiny/config.json", "weights/tiny/index.json",
+        "weights/tiny/tokenizer.json", "weights/tiny/audio_encoder-0.safetensors",
+    }  # fmt: skip
+
+
+def test_the_commands_pack_train_in_the_bundle_and_export(home: Path) -> None:
+    for command in ("pack first.toml --out parts", "train first.toml --bundle parts --out runs/first"):
+        result = CliRunner().invoke(app, command.split())
+        assert result.exit_code == 0, result.output
+    assert json.loads(Path("parts/unpacked/runs/first/export/report.json").read_text())["step"] == 3
+    assert Path.cwd() == home
+
+
+def test_recipes_that_cannot_travel_are_refused(home: Path) -> None:
+    for name in ("5_rlhf_asr", "realtime"):
+        with pytest.raises(ValueError, match="can't be packed: expected a recipe of ASR, of TTS or of the codec"):
+            pack([RECIPES / f"{name}.toml"], Path("data"), Path("alone"))
 
 
 def test_sound_becomes_opus_of_the_same_length(home: Path) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.audio import raw_log_mel, speech_mel
+from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.codec.flow import NO_CODE, UNKNOWN, energy_bin, pitch_bin
 from tristep.codec.speaker import SpeakerEncoder
-from tristep.codec.tokenizer import MEL_PER_FRAME, AudioEncoder, SpeechTokenizer, windowed_frames
+from tristep.codec.tokenizer import MEL_PER_FRAME, SpeechTokenizer, windowed_frames
 from tristep.codec.voice import level_db
 from tristep.config import Settings, TokenizerConfig
 from tristep.phones import UNLABELLED, frame_phones
