@@ -197,9 +197,9 @@ def corpus_files(wanted: Wanted, data_root: Path, opus_kbps: float | None) -> Co
         for row in rows if sounds else ():
             sound = (path.parent / row["audio"]).resolve()
             if sound not in places:
-                lossy = sound.suffix.lower() in LOSSY or opus_kbps is None
-                places[sound] = f"{SOUND}/{len(places):06d}{sound.suffix if lossy else '.opus'}"
-                files[places[sound]] = sound.read_bytes if lossy else partial(as_opus, sound, opus_kbps)
+                kbps = None if sound.suffix.lower() in LOSSY else opus_kbps
+                places[sound] = f"{SOUND}/{len(places):06d}{'.opus' if kbps else sound.suffix}"
+                files[places[sound]] = partial(as_opus, sound, kbps) if kbps else sound.read_bytes
             row["audio"] = os.path.relpath(places[sound], Path(place).parent)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         files[place] = partial(bytes, text)

@@ -20,6 +20,7 @@ from tristep.codec.tokenizer import MEL_PER_FRAME, SpeechTokenizer, windowed_fra
 from tristep.codec.voice import level_db
 from tristep.config import Settings, TokenizerConfig
 from tristep.phones import UNLABELLED, frame_phones
+from tristep.training.ahead import ahead
 from tristep.training.mixture import Clip, CorpusSettings, Mixture, batch_finder
 from tristep.training.settings import OptimSettings
 from tristep.training.speech import CodecBatch, SpeechSource, listening
@@ -111,9 +112,11 @@ def hear(
     windows = f"{config.context_s:g}+{config.hop_s:g}+{config.lookahead_s:g}"
     frames, voices = f"frames-{digest}-{windows}", "voice-campplus"
     encode = partial(frames_of, encoder=encoder, config=config)
+    # A GPU waits for mels, which threads can make; on a CPU the encoder's own threads are busy enough.
+    num_threads = 1 if encoder.positions.device.type == "cpu" else torch.get_num_threads()
     for name, store in source.stores.items():
         clips = [clip for clip in source.clips if source.store(clip) is source.stores[name]]
-        store.fill_table(frames, config.encoder_dim, clips, encode)
+        store.fill_table(frames, config.encoder_dim, clips, encode, num_threads)
         store.fill_table(voices, 192, clips, lambda waveform: speaker.embed(waveform)[None])
     return HeardClips(source, frames, voices)
 
@@ -148,15 +151,16 @@ def tokenize_clips(heard: HeardClips, tokenizer: SpeechTokenizer, size: int = 16
     """Return the codes `(T,)` of every clip on the CPU, a last incomplete code left out."""
     device = next(tokenizer.parameters()).device
     order = np.argsort(heard.source.num_frames, kind="stable").tolist()
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
     codes: dict[int, Tensor] = {}
-    for start in range(0, len(order), size):
-        group = order[start : start + size]
-        batch = heard.whole([heard.clips[index] for index in group]).to(device)
+    whole = ahead(lambda group: heard.whole([heard.clips[index] for index in group]), groups, 1, 2)
+    for group, padded in zip(groups, whole, strict=True):
+        batch = padded.to(device)
         assert batch.frames is not None
         assert batch.listening_mel is not None
         found = tokenizer(batch.frames, batch.listening_mel, batch.num_mel_frames // 2).codes.cpu()
-        whole = (batch.num_mel_frames // tokenizer.mel_frames_per_code).tolist()
-        codes |= {index: found[row, : whole[row]] for row, index in enumerate(group)}
+        num_codes = (batch.num_mel_frames // tokenizer.mel_frames_per_code).tolist()
+        codes |= {index: found[row, : num_codes[row]] for row, index in enumerate(group)}
     return [codes[index] for index in range(len(order))]
 
 

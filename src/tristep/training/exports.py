@@ -51,8 +51,9 @@ def export(run: Path, out: Path, shard_mb: float = 15.0, packing: Rules = "bf16"
     # A shard's header takes a little of its room.
     entries = save_part(load_file(trained), out, "learnt", packing, round(shard_mb * 0.98e6))
     lines = read_metrics(run / METRICS)
+    file: Any = safe_open(trained, "pt")
     report = {
-        "step": int(safe_open(trained, "pt").metadata()["step"]),
+        "step": int(file.metadata()["step"]),
         "measures": {name: {"first": first, "last": last} for name, (first, last) in learnt(lines).items()},
         "seconds": max((line["seconds"] for line in lines if "seconds" in line), default=0.0),
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",

@@ -133,14 +133,16 @@ class SpeechStore:
         self.waveforms.fill(by_id, lambda name: np.rint(clip_waveform(by_id[name]).numpy() * 32767), num_threads)
         self.pitches.fill(by_id, lambda name: pitch(self.waveform(name)).numpy())
 
-    def fill_table(self, kind: str, width: int, clips: Sequence[Clip], compute: Callable[[Tensor], Tensor]) -> None:
+    def fill_table(
+        self, kind: str, width: int, clips: Sequence[Clip], compute: Callable[[Tensor], Tensor], num_threads: int = 1
+    ) -> None:
         """Compute `(num_rows, width)` of 16 kHz waveforms `(S,)` for the clips that lack them.
 
         `kind` names the table, and with it the frozen model's weights.
         """
         self.tables[kind] = Table(self.folder / kind, width, np.float32 if kind.startswith("voice") else np.float16)
         names = [clip.id for clip in clips]
-        self.tables[kind].fill(names, lambda name: compute(listening(self.waveform(name))).float().numpy())
+        self.tables[kind].fill(names, lambda name: compute(listening(self.waveform(name))).float().numpy(), num_threads)
 
     def num_frames(self, name: str) -> int:
         """Return the speaking mel frames of a clip."""
