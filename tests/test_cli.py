@@ -171,7 +171,8 @@ def test_a_wrong_usage_is_status_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["transcribe"], ["converse"], ["detect"], ["train"], ["label"], ["evaluate"], ["evaluate", "asr"]]
+    "verb",
+    [[], ["transcribe"], ["converse"], ["detect"], ["train"], ["pack"], ["label"], ["evaluate"], ["evaluate", "asr"]],
 )
 def test_help_fits_a_screen_of_80_by_40(verb: list[str]) -> None:
     result = run(*verb, "--help")

@@ -499,6 +499,7 @@ def read_keys(path: Path | None) -> list[str]:
     epilog=examples(
         "train recipes/toy/1_align.toml --out runs/toy",
         "train recipes/nano/3_sft.toml --out runs/sft --data corpora",
+        "train recipes/gpu/0_flow.toml --bundle parts --out runs/flow",
     )
 )
 def train(
@@ -506,16 +507,44 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics; what is there is resumed.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     data: Annotated[Path, typer.Option(help="Folder that the recipe's corpora lie in.")] = Path("data"),
+    minutes: Annotated[float | None, typer.Option(min=0.001, help="Stop taking steps after so long.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Work in a bundle of `tristep pack`: all paths are inside it.")
+    ] = None,
 ) -> None:
-    """Train a model as a recipe says."""
+    """Train a model as a recipe says; in a bundle, export what it learnt."""
     with user_errors():
         with extra("train"):
-            from tristep.training import codec, policies, rlhf, stages
-        if policies.learns_from_rewards(recipe):
-            rlhf.run_rlhf(recipe, out, steps, data, partial(hired_listeners, recipe.resolve()))
-            return
-        run = codec.run_codec if codec.part_of(recipe) else stages.run
-        run(recipe, out, steps, data)
+            from tristep.training import bundle as bundles
+            from tristep.training import codec, exports, policies, rlhf, stages
+        with bundles.opened(bundle):
+            if policies.learns_from_rewards(recipe):
+                if minutes:
+                    raise ValueError("--minutes is for supervised recipes: set minutes in the recipe's [loop] instead")
+                rlhf.run_rlhf(recipe, out, steps, data, partial(hired_listeners, recipe.resolve()))
+                return
+            run = codec.run_codec if codec.part_of(recipe) else stages.run
+            run(recipe, out, steps, data, minutes)
+            if bundle:
+                exports.export(out, out / "export")
+
+
+@app.command(epilog=examples("pack recipes/gpu/0_flow.toml --out parts --part-mb 60 --opus-kbps 32"))
+def pack(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes (.toml), in the order in which they will run.")],
+    out: Annotated[Path, typer.Option(help="Empty folder for the parts.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipes' corpora lie in.")] = Path("data"),
+    part_mb: Annotated[float, typer.Option(min=0.001, help="Largest part, in millions of bytes.")] = 60.0,
+    opus_kbps: Annotated[
+        float | None, typer.Option(min=6, max=256, help="Compress sound that is not yet, to so many kbit/s.")
+    ] = None,
+    also: Annotated[list[Path] | None, typer.Option(help="Another file or folder below the data folder.")] = None,
+) -> None:
+    """Pack all that recipes need, to train on another machine."""
+    with user_errors():
+        with extra("train"):
+            from tristep.training import bundle
+        typer.echo(bundle.pack(recipes, data, out, part_mb, opus_kbps, also or ()))
 
 
 def hired_listeners(recipe: Path) -> Listeners:

@@ -62,7 +62,7 @@ def test_a_codec_is_saved_and_loaded(codec: Codec, encoder: AudioEncoder, voice:
     assert torch.equal(again.decode(codes, voice), loaded.decode(codes, voice))
 
 
-@pytest.mark.parametrize("name", ["codec-nano", "codec-nano-25hz", "codec-toy"])
+@pytest.mark.parametrize("name", ["codec-nano", "codec-nano-25hz", "codec-nano-wide", "codec-toy"])
 def test_a_config_is_written_as_it_is_read(name: str, tmp_path: Path) -> None:
     config = load_codec_config(name)
     (tmp_path / "codec.toml").write_text(as_toml(config))

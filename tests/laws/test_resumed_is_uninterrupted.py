@@ -68,8 +68,9 @@ def test_a_killed_run_loses_at_most_one_interval_and_equals_an_uninterrupted_one
     assert losses_by_step(tmp_path) == losses_by_step(uninterrupted)
 
 
-def test_batches_built_ahead_change_nothing(uninterrupted: Path, tmp_path: Path) -> None:
-    train(tiny.tiny_task(), tiny.OPTIM, tiny.LOOP.model_copy(update={"prefetch": 3}), tmp_path)
+@pytest.mark.parametrize("ahead", [{"prefetch": 3}, {"workers": 2}], ids=str)
+def test_batches_built_ahead_change_nothing(uninterrupted: Path, tmp_path: Path, ahead: dict[str, int]) -> None:
+    train(tiny.tiny_task(), tiny.OPTIM, tiny.LOOP.model_copy(update=ahead), tmp_path)
     assert_same_run(tmp_path, uninterrupted)
 
 

@@ -28,6 +28,14 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_floor() -> None:
     assert sorted(scales[10:], reverse=True) == scales[10:]
 
 
+def test_the_learning_rate_is_as_far_as_the_time_is_where_that_is_further() -> None:
+    optim = OptimSettings(steps=110, warmup_steps=10, min_lr_ratio=0.1)
+    assert lr_scale(5, optim, elapsed=0.5) == lr_scale(5, optim)
+    assert lr_scale(20, optim, elapsed=0.5) == pytest.approx(0.55)
+    assert lr_scale(100, optim, elapsed=0.5) == lr_scale(100, optim)
+    assert lr_scale(10, optim, elapsed=1.0) == pytest.approx(0.1)
+
+
 def test_groups_keep_their_own_learning_rates_and_weight_decays() -> None:
     task = tiny.tiny_task()
     state = new_state(task, tiny.OPTIM)

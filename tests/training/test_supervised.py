@@ -111,6 +111,28 @@ def test_an_error_while_building_a_batch_ahead_reaches_the_user(tmp_path: Path) 
         train(tiny.tiny_task(batch_at=broken), tiny.OPTIM, loop, tmp_path)
 
 
+def test_a_run_that_is_out_of_time_ends_measured_and_saved_with_small_steps_and_may_go_on(tmp_path: Path) -> None:
+    optim = OptimSettings(steps=100_000, min_lr_ratio=0.1)
+    loop = LoopSettings(log_every=1, evaluate_every=100_000, save_every=100_000, minutes=0.003)
+    measures = train(tiny.tiny_task(), optim, loop, tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    rates = [line["lr/block"] for line in lines if line["kind"] == "train"]
+    assert 1 < measures["step"] == len(rates) < 100_000
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.1 * 0.02)
+    assert [folder.name for folder in checkpoints(tmp_path)] == [f"step-{len(rates):06d}"]
+    assert "loss" in measures
+    assert train(tiny.tiny_task(), optim, loop, tmp_path)["step"] > measures["step"]
+
+
+def test_an_error_in_a_process_that_builds_batches_reaches_the_user(tmp_path: Path) -> None:
+    def broken(*place: int) -> Any:
+        raise ValueError("clip 17 is missing")
+
+    with pytest.raises(ValueError, match="clip 17 is missing"):
+        train(tiny.tiny_task(batch_at=broken), tiny.OPTIM, LoopSettings(workers=1), tmp_path)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_run_on_a_gpu_resumes(tmp_path: Path) -> None:

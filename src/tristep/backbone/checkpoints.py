@@ -236,7 +236,9 @@ def save_shards(tensors: dict[str, Tensor], folder: Path, packing: Rules) -> dic
     return entries
 
 
-def save_part(tensors: dict[str, Tensor], folder: Path, part: str, packing: Rules) -> dict[str, dict[str, Any]]:
+def save_part(
+    tensors: dict[str, Tensor], folder: Path, part: str, packing: Rules, max_bytes: int = MAX_SHARD_BYTES
+) -> dict[str, dict[str, Any]]:
     """Write the shards of one part."""
     entries: dict[str, dict[str, Any]] = {}
     shard: dict[str, Tensor] = {}
@@ -244,10 +246,10 @@ def save_part(tensors: dict[str, Tensor], folder: Path, part: str, packing: Rule
     for name, tensor in tensors.items():
         kind = packing_of(name, tensor, packing)
         entries[name] = {"packing": kind, "shape": list(tensor.shape), "shards": []}
-        for piece, rows in enumerate(pieces(tensor)):
+        for piece, rows in enumerate(pieces(tensor, max_bytes)):
             packed = pack(rows, kind)
             num_bytes = sum(value.nbytes for value in packed.values())
-            if size and size + num_bytes > MAX_SHARD_BYTES:
+            if size and size + num_bytes > max_bytes:
                 save_file(shard, folder / f"{part}-{number}.safetensors")
                 shard, number, size = {}, number + 1, 0
             shard |= {f"{name}/{piece}/{field}": value.clone().cpu() for field, value in packed.items()}
@@ -257,12 +259,12 @@ def save_part(tensors: dict[str, Tensor], folder: Path, part: str, packing: Rule
     return entries
 
 
-def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+def pieces(tensor: Tensor, max_bytes: int) -> tuple[Tensor, ...]:
     """Cut a tensor by rows so that each piece fits in a shard even as float32."""
     if tensor.ndim < 1 or not tensor.numel():
         return (tensor,)
     row_bytes = 4 * math.prod(tensor.shape[1:])
-    return torch.split(tensor, max(MAX_SHARD_BYTES // row_bytes, 1))
+    return torch.split(tensor, max(max_bytes // row_bytes, 1))
 
 
 def fill_from_shards(targets: dict[str, Tensor], entries: dict[str, dict[str, Any]], folder: Path) -> None:

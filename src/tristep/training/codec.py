@@ -33,7 +33,7 @@ from tristep.training import distributed
 from tristep.training.checkpoints import load_trained
 from tristep.training.codec_tasks import FlowRecipe, TokenizerRecipe, TokenizerTrainee, run_flow, run_tokenizer
 from tristep.training.mixture import CorpusSettings, read_clips
-from tristep.training.settings import LoopSettings, OptimSettings
+from tristep.training.settings import LoopSettings, OptimSettings, lasting
 from tristep.training.speech import CodecBatch, SpeechSource
 from tristep.training.step import Task
 from tristep.training.supervised import train
@@ -82,6 +82,14 @@ class VocoderRecipe(Settings):
     loop: LoopSettings = LoopSettings()
 
 
+CodecRecipe = VocoderRecipe | TokenizerRecipe | FlowRecipe
+RECIPES: dict[str | None, type[CodecRecipe]] = {
+    "vocoder": VocoderRecipe,
+    "tokenizer": TokenizerRecipe,
+    "flow": FlowRecipe,
+}
+
+
 class VocoderGame(nn.Module):
     """The vocoder and, where they take part, its discriminators."""
 
@@ -100,8 +108,20 @@ def part_of(recipe_path: Path) -> str | None:
     return None if part is None else str(part)
 
 
+def load_codec_recipe(recipe_path: Path) -> CodecRecipe:
+    """Read a recipe of the part of the codec that it names."""
+    part = part_of(recipe_path)
+    if part not in RECIPES:
+        raise ValueError(f"{recipe_path.name} has part = {part!r}: expected 'vocoder', 'tokenizer' or 'flow'")
+    return load_toml(recipe_path, RECIPES[part])
+
+
 def run_codec(
-    recipe_path: Path, out: Path, steps: int | None = None, data_root: Path = Path("data")
+    recipe_path: Path,
+    out: Path,
+    steps: int | None = None,
+    data_root: Path = Path("data"),
+    minutes: float | None = None,
 ) -> dict[str, float]:
     """Train the part of the codec that a recipe names, and write it to `out/<part>.safetensors`.
 
@@ -110,30 +130,33 @@ def run_codec(
         out: The run's folder; a run that was stopped goes on where it was.
         steps: Stop after this many steps instead of the recipe's.
         data_root: Folder that the recipe's manifests are relative to.
+        minutes: Stop taking steps after so long instead of the recipe's time.
 
     Returns:
         The last evaluation.
     """
-    part = part_of(recipe_path)
-    if part == "vocoder":
-        measures = run_vocoder(load_toml(recipe_path, VocoderRecipe), out, steps, data_root)
-    elif part == "tokenizer":
-        measures = run_tokenizer(load_toml(recipe_path, TokenizerRecipe), out, steps, data_root)
-    elif part == "flow":
-        measures = run_flow(load_toml(recipe_path, FlowRecipe), out, steps, data_root)
+    recipe = lasting(load_codec_recipe(recipe_path), minutes)
+    if isinstance(recipe, VocoderRecipe):
+        measures = run_vocoder(recipe, out, steps, data_root)
+    elif isinstance(recipe, TokenizerRecipe):
+        measures = run_tokenizer(recipe, out, steps, data_root)
     else:
-        raise ValueError(f"{recipe_path.name} has part = {part!r}: expected 'vocoder', 'tokenizer' or 'flow'")
+        measures = run_flow(recipe, out, steps, data_root)
     if distributed.world().rank == 0:
-        save_part(out, part)
-        if part == "tokenizer":
-            save_cells(out, load_codec_config(load_toml(recipe_path, TokenizerRecipe).codec).tokenizer)
+        save_codec(recipe, out)
     return measures
+
+
+def save_codec(recipe: CodecRecipe, out: Path) -> None:
+    """Write what a run of the codec leaves beside `out/trained.safetensors`."""
+    save_part(out, recipe.part)
+    if isinstance(recipe, TokenizerRecipe):
+        save_cells(out, load_codec_config(recipe.codec).tokenizer)
 
 
 def run_vocoder(recipe: VocoderRecipe, out: Path, steps: int | None, data_root: Path) -> dict[str, float]:
     """Train the vocoder."""
     distributed.start()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with distributed.leader_first():  # it reads and measures what is missing, once for all
         source, dev = (
             SpeechSource(read_clips(corpora, data_root, recipe.data.max_duration_s), data_root / "speech")
@@ -143,7 +166,7 @@ def run_vocoder(recipe: VocoderRecipe, out: Path, steps: int | None, data_root: 
     game = VocoderGame(recipe.vocoder, recipe.loss.fool > 0)
     if recipe.start:
         load_start(game, Path(recipe.start))
-    game.to(device)
+    game.to(distributed.device())
     groups: list[dict[str, Any]] = [{"name": "vocoder", "lr": recipe.lr, "params": list(game.vocoder.parameters())}]
     if game.adversary is not None:
         params = list(game.adversary.parameters())

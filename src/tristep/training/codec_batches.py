@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.audio import raw_log_mel, speech_mel
+from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.codec.flow import NO_CODE, UNKNOWN, energy_bin, pitch_bin
 from tristep.codec.speaker import SpeakerEncoder
-from tristep.codec.tokenizer import MEL_PER_FRAME, AudioEncoder, SpeechTokenizer, windowed_frames
+from tristep.codec.tokenizer import MEL_PER_FRAME, SpeechTokenizer, windowed_frames
 from tristep.codec.voice import level_db
 from tristep.config import Settings, TokenizerConfig
 from tristep.phones import UNLABELLED, frame_phones
+from tristep.training.ahead import ahead
 from tristep.training.mixture import Clip, CorpusSettings, Mixture, batch_finder
 from tristep.training.settings import OptimSettings
 from tristep.training.speech import CodecBatch, SpeechSource, listening
@@ -110,16 +112,19 @@ def hear(
     windows = f"{config.context_s:g}+{config.hop_s:g}+{config.lookahead_s:g}"
     frames, voices = f"frames-{digest}-{windows}", "voice-campplus"
     encode = partial(frames_of, encoder=encoder, config=config)
+    # A GPU waits for mels, which threads can make; on a CPU the encoder's own threads are busy enough.
+    num_threads = 1 if encoder.positions.device.type == "cpu" else torch.get_num_threads()
     for name, store in source.stores.items():
         clips = [clip for clip in source.clips if source.store(clip) is source.stores[name]]
-        store.fill_table(frames, config.encoder_dim, clips, encode)
+        store.fill_table(frames, config.encoder_dim, clips, encode, num_threads)
         store.fill_table(voices, 192, clips, lambda waveform: speaker.embed(waveform)[None])
     return HeardClips(source, frames, voices)
 
 
 def frames_of(waveform: Tensor, encoder: AudioEncoder, config: TokenizerConfig) -> Tensor:
-    """Return the frozen encoder's frames `(N, De)` of a clip `(S,)` at 16 kHz."""
-    return windowed_frames(raw_log_mel(waveform, config.num_mels), encoder, config)
+    """Return the frozen encoder's frames `(N, De)` of a clip `(S,)` at 16 kHz, on the CPU."""
+    mel = raw_log_mel(waveform, config.num_mels).to(encoder.positions.device)
+    return windowed_frames(mel, encoder, config).cpu()
 
 
 def whole_clip_batches(heard: HeardClips, batch_s: float, optim: OptimSettings) -> BatchAt:
@@ -143,17 +148,19 @@ def in_groups(heard: HeardClips, size: int = 16) -> list[CodecBatch]:
 
 @torch.no_grad()
 def tokenize_clips(heard: HeardClips, tokenizer: SpeechTokenizer, size: int = 16) -> list[Tensor]:
-    """Return the codes `(T,)` of every clip, a last incomplete code left out."""
+    """Return the codes `(T,)` of every clip on the CPU, a last incomplete code left out."""
+    device = next(tokenizer.parameters()).device
     order = np.argsort(heard.source.num_frames, kind="stable").tolist()
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
     codes: dict[int, Tensor] = {}
-    for start in range(0, len(order), size):
-        group = order[start : start + size]
-        batch = heard.whole([heard.clips[index] for index in group])
+    whole = ahead(lambda group: heard.whole([heard.clips[index] for index in group]), groups, 1, 2)
+    for group, padded in zip(groups, whole, strict=True):
+        batch = padded.to(device)
         assert batch.frames is not None
         assert batch.listening_mel is not None
-        found = tokenizer(batch.frames, batch.listening_mel, batch.num_mel_frames // 2).codes
-        whole = (batch.num_mel_frames // tokenizer.mel_frames_per_code).tolist()
-        codes |= {index: found[row, : whole[row]] for row, index in enumerate(group)}
+        found = tokenizer(batch.frames, batch.listening_mel, batch.num_mel_frames // 2).codes.cpu()
+        num_codes = (batch.num_mel_frames // tokenizer.mel_frames_per_code).tolist()
+        codes |= {index: found[row, : num_codes[row]] for row, index in enumerate(group)}
     return [codes[index] for index in range(len(order))]
 
 

@@ -349,7 +349,7 @@ def run_task(
     """Run the loop on a part, from the start that its recipe names."""
     if recipe.start:
         load_trained(trainee, Path(recipe.start) / "trained.safetensors")
-    trainee.to("cuda" if torch.cuda.is_available() else "cpu")
+    trainee.to(distributed.device())
     distributed.shard(trainee, [])
     groups = [{"name": recipe.part, "params": list(trainee.parameters()), "lr": recipe.lr}]
     return train(Task(trainee, losses, batch_at, evaluate, groups), recipe.optim, recipe.loop, out, steps)
@@ -360,7 +360,7 @@ def heard_corpora(
 ) -> tuple[HeardClips, HeardClips]:
     """Read a recipe's corpora and held-out corpora, and let the frozen models hear what is new in them."""
     distributed.start()
-    encoder = load_encoder(recipe.encoder)
+    encoder = load_encoder(recipe.encoder).to(distributed.device())
     speaker = SpeakerEncoder.load(recipe.speaker)
 
     def heard(corpora: Sequence[CorpusSettings]) -> HeardClips:
@@ -378,7 +378,7 @@ def load_ear(recipe: FlowRecipe) -> Ear | None:
         return None
     if not Path(recipe.phone_reader).is_file():
         raise ValueError(f"there is no {recipe.phone_reader!r}: `python -m tristep.corpus.phones` writes it")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = distributed.device()
     return Ear(load_encoder(recipe.encoder).to(device), PhoneReader.load(recipe.phone_reader).to(device))
 
 
@@ -398,4 +398,4 @@ def load_tokenizer(config: TokenizerConfig, path: Path) -> SpeechTokenizer:
         raise ValueError(f"there is no tokenizer {str(path)!r}: train it first, or name its tokenizer.safetensors")
     tokenizer = SpeechTokenizer(config)
     tokenizer.load_state_dict(load_file(path))
-    return tokenizer.eval().requires_grad_(False)
+    return tokenizer.to(distributed.device()).eval().requires_grad_(False)

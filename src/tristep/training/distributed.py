@@ -39,6 +39,11 @@ def start() -> World:
     return world()
 
 
+def device() -> torch.device:
+    """Return where this process trains: on its GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def stop() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
@@ -98,6 +103,13 @@ def anywhere(flag: bool, device: torch.device) -> bool:
     if world().size == 1:
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=device)).item())
+
+
+def agreed(value: float, device: torch.device) -> float:
+    """Return the mean of a number over all processes, so that all go on with the same one."""
+    if world().size == 1:
+        return value
+    return float(sum_over_processes(torch.tensor(value, device=device))) / world().size
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from tristep.audio import LISTEN_HZ, coloured_noise, padded_mel, read_audio
 from tristep.backbone.audio_encoder import AudioEncoder
+from tristep.training.ahead import ahead
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -101,8 +103,11 @@ class FrameStore:
             data.truncate(num_frames * self.dim * 2)
             index.truncate(sum(len(index_line(name, *span)) for name, span in self.spans.items()))
             batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+            num_threads = torch.get_num_threads()
+            heard = partial(mels_of, speed=speed, noisy_share=noisy_share, num_mels=encoder.config.num_mels)
+            mels = ahead(heard, batches, num_threads, 2 * num_threads)
             for batch in track(batches, description=f"encoding {self.folder.name}"):
-                for cut, frames in zip(batch, encode_batch(batch, speed, encoder, noisy_share), strict=True):
+                for cut, frames in zip(batch, encode_mels(next(mels), encoder), strict=True):
                     data.write(frames.half().numpy().tobytes())
                     data.flush()
                     index.write(index_line(cut.id, num_frames, len(frames)))
@@ -118,8 +123,17 @@ def index_line(name: str, start: int, num_frames: int) -> str:
 
 def encode_batch(cuts: list[MonoCut], speed: float, encoder: AudioEncoder, noisy_share: float) -> list[Tensor]:
     """Encode clips of similar length together; each comes back as `(N, De)` on the CPU."""
+    return encode_mels(mels_of(cuts, speed, noisy_share, encoder.config.num_mels), encoder)
+
+
+def mels_of(cuts: list[MonoCut], speed: float, noisy_share: float, num_mels: int) -> list[Tensor]:
+    """Read clips as the encoder wants to hear them: log-mels `(F, M)`."""
+    return [padded_mel(cut_waveform(cut, speed, noisy_share), num_mels).T for cut in cuts]
+
+
+def encode_mels(mels: list[Tensor], encoder: AudioEncoder) -> list[Tensor]:
+    """Encode log-mels `(F, M)` together; each comes back as `(N, De)` on the CPU."""
     device = encoder.positions.device
-    mels = [padded_mel(cut_waveform(cut, speed, noisy_share), encoder.config.num_mels).T for cut in cuts]
     num_mel_frames = torch.tensor([len(mel) for mel in mels], device=device)
     padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2).to(device)
     with torch.autocast(device.type, torch.bfloat16):  # a relative error of 1 %, in half the time

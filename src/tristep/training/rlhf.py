@@ -325,7 +325,7 @@ def run_rlhf(
         raise ValueError(f"{steps} steps are no whole rounds of {recipe.rl.updates} updates: take a multiple")
     backbone, tokenizer = stages.prepare(recipe, data_root, out)
     learner = Learner(backbone.eval(), recipe.rl.algorithm == "ppo")
-    learner.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    learner.to(distributed.device())
     chat = Chat(backbone.vocab, tokenizer)
     hire: Hire = listeners if callable(listeners) else lambda: listeners
     taken = exercise(recipe, chat, backbone, data_root, hire())

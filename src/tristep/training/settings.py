@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -63,3 +63,21 @@ class LoopSettings(Settings):
 
     prefetch: int = Field(default=0, ge=0)
     """Micro-batches that a thread builds ahead; worth it where the model runs on a GPU."""
+
+    workers: int = Field(default=0, ge=0)
+    """Processes that build micro-batches ahead instead of that thread: where a GPU waits for Python."""
+
+    minutes: float | None = Field(default=None, gt=0)
+    """Stop taking steps after so many minutes; by then the learning rate has run its course, however many steps it
+    was. The last evaluation and saving come after them."""
+
+
+RecipeT = TypeVar("RecipeT", bound=Settings)
+
+
+def lasting(recipe: RecipeT, minutes: float | None) -> RecipeT:
+    """Return a recipe whose run stops taking steps after so many minutes; the same one if no number is given."""
+    if minutes is None:
+        return recipe
+    loop: LoopSettings = getattr(recipe, "loop")  # noqa: B009
+    return recipe.model_copy(update={"loop": loop.model_copy(update={"minutes": minutes})})

@@ -23,6 +23,7 @@ from torch import Tensor
 from tristep.audio import LISTEN_HZ, SPEAK_HZ, SPEECH_HOP, raw_log_mel, read_audio, speech_mel
 from tristep.codec.pitch import pitch
 from tristep.codec.tokenizer import MEL_PER_FRAME
+from tristep.training.ahead import ahead
 from tristep.training.mixture import Clip
 
 BAND_OF_RATE = 0.475
@@ -66,7 +67,7 @@ class Table:
             self._rows = np.memmap(self._data, self.dtype, "r").reshape(-1, self.width)
         return np.array(self._rows[first + start : first + stop])
 
-    def fill(self, names: Iterable[str], compute: Callable[[str], NDArray[Any]]) -> None:
+    def fill(self, names: Iterable[str], compute: Callable[[str], NDArray[Any]], num_threads: int = 1) -> None:
         """Compute the rows of the clips that are not there yet; a run that fills the same table waits its turn."""
         names = list(dict.fromkeys(names))
         if all(name in self.spans for name in names):
@@ -79,8 +80,9 @@ class Table:
             data.truncate(num_rows * self.width * self.dtype.itemsize)
             index.truncate(sum(len(_index_line(name, *span)) for name, span in self.spans.items()))
             missing = [name for name in names if name not in self.spans]
+            computed = ahead(compute, missing, num_threads, num_threads)
             for name in track(missing, description=f"filling {self.folder.parent.name} {self.folder.name}"):
-                rows = np.ascontiguousarray(compute(name), self.dtype).reshape(-1, self.width)
+                rows = np.ascontiguousarray(next(computed), self.dtype).reshape(-1, self.width)
                 data.write(rows.tobytes())
                 data.flush()
                 index.write(_index_line(name, num_rows, len(rows)))
@@ -127,17 +129,20 @@ class SpeechStore:
     def fill(self, clips: Sequence[Clip]) -> None:
         """Read the clips that are not there yet, and measure their pitch."""
         by_id = {clip.id: clip for clip in clips}
-        self.waveforms.fill(by_id, lambda name: np.rint(clip_waveform(by_id[name]).numpy() * 32767))
+        num_threads = torch.get_num_threads()
+        self.waveforms.fill(by_id, lambda name: np.rint(clip_waveform(by_id[name]).numpy() * 32767), num_threads)
         self.pitches.fill(by_id, lambda name: pitch(self.waveform(name)).numpy())
 
-    def fill_table(self, kind: str, width: int, clips: Sequence[Clip], compute: Callable[[Tensor], Tensor]) -> None:
+    def fill_table(
+        self, kind: str, width: int, clips: Sequence[Clip], compute: Callable[[Tensor], Tensor], num_threads: int = 1
+    ) -> None:
         """Compute `(num_rows, width)` of 16 kHz waveforms `(S,)` for the clips that lack them.
 
         `kind` names the table, and with it the frozen model's weights.
         """
         self.tables[kind] = Table(self.folder / kind, width, np.float32 if kind.startswith("voice") else np.float16)
         names = [clip.id for clip in clips]
-        self.tables[kind].fill(names, lambda name: compute(listening(self.waveform(name))).float().numpy())
+        self.tables[kind].fill(names, lambda name: compute(listening(self.waveform(name))).float().numpy(), num_threads)
 
     def num_frames(self, name: str) -> int:
         """Return the speaking mel frames of a clip."""

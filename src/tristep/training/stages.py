@@ -30,6 +30,7 @@ from tristep.training.judging import JudgingRecipe
 from tristep.training.lattice_rows import settle_rows, share_rows
 from tristep.training.policies import RewardedConversing, RewardedHearing, RewardedSpeaking, learns_from_rewards
 from tristep.training.recipes import LearnSettings, Lesson, ModelSettings
+from tristep.training.settings import lasting
 from tristep.training.speaking import SpeakingRecipe
 from tristep.training.step import Task
 from tristep.training.supervised import train
@@ -64,7 +65,13 @@ def load_recipe(path: Path) -> ModeRecipe:
     return load_toml(path, RewardedHearing if rewarded else HearingRecipe)
 
 
-def run(recipe_path: Path, out: Path, steps: int | None = None, data_root: Path = Path("data")) -> dict[str, float]:
+def run(
+    recipe_path: Path,
+    out: Path,
+    steps: int | None = None,
+    data_root: Path = Path("data"),
+    minutes: float | None = None,
+) -> dict[str, float]:
     """Train what a recipe says and write the whole model to `out/model`.
 
     Args:
@@ -72,15 +79,15 @@ def run(recipe_path: Path, out: Path, steps: int | None = None, data_root: Path 
         out: The run's folder; a run that was stopped goes on where it was.
         steps: Stop after this many steps instead of the recipe's.
         data_root: Folder that the recipe's manifests are relative to.
+        minutes: Stop taking steps after so long instead of the recipe's time.
 
     Returns:
         The last evaluation.
     """
-    recipe = load_recipe(recipe_path)
+    recipe = lasting(load_recipe(recipe_path), minutes)
     distributed.start()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, tokenizer = prepare(recipe, data_root, out)
-    backbone.to(device)
+    backbone.to(distributed.device())
     lesson = teach(recipe, Chat(backbone.vocab, tokenizer), backbone, data_root)
     distributed.shard(backbone, backbone.decoder.blocks, methods=["adapt", "logits", "look_ahead"])
     groups = parameter_groups(backbone, recipe.learn)

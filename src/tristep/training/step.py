@@ -97,10 +97,13 @@ def new_state(task: Task, optim: OptimSettings) -> TrainState:
     return TrainState(task.model, trainables, optimizer, ema)
 
 
-def train_step(state: TrainState, losses: Losses, batches: Iterable[Any], optim: OptimSettings) -> StepReport:
+def train_step(
+    state: TrainState, losses: Losses, batches: Iterable[Any], optim: OptimSettings, elapsed: float = 0.0
+) -> StepReport:
     """Take one step on the micro-batches given.
 
     A step whose loss or gradient is not finite changes no weight; it is counted and the next one goes on.
+    `elapsed` is the part of the run's time that is over, where it has a limit.
     """
     seed_generators(optim.seed, state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -108,7 +111,7 @@ def train_step(state: TrainState, losses: Losses, batches: Iterable[Any], optim:
     grad_norm = clip_mean_gradient(state.trainables.values(), sums["num_targets"], optim.clip_norm)
     applied = math.isfinite(sums["loss"]) and math.isfinite(grad_norm)
     if applied:
-        set_learning_rates(state.optimizer, lr_scale(state.step, optim))
+        set_learning_rates(state.optimizer, lr_scale(state.step, optim, elapsed))
         state.optimizer.step()
         update_ema(state, optim.ema_decay)
         state.num_targets += int(sums["num_targets"])
@@ -154,14 +157,17 @@ def clip_mean_gradient(parameters: Iterable[nn.Parameter], num_targets: float, c
     return float(distributed.full(nn.utils.clip_grad_norm_(parameters, clip_norm)))
 
 
-def lr_scale(step: int, optim: OptimSettings) -> float:
+def lr_scale(step: int, optim: OptimSettings, elapsed: float = 0.0) -> float:
     """Return the learning rate at a step as a fraction of its peak: a linear rise, then a cosine.
 
-    The first step (0) already moves, and steps beyond the schedule keep its last value.
+    The first step (0) already moves, and steps beyond the schedule keep its last value. The cosine is as far as the
+    steps are, or as the time `elapsed` (0 to 1) is, whichever is further: a run on rented time ends with small steps
+    however fast the machine was.
     """
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     progress = min(1.0, (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps))
+    progress = max(progress, elapsed)
     return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -11,9 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from tristep.training import checkpoints, distributed
+from tristep.training.ahead import ahead
 from tristep.training.metrics import (
     Line,
     ProgressBar,
@@ -58,7 +58,8 @@ def train(
 
     `out` receives `metrics.jsonl`, `metrics.png`, `checkpoints/` and `trained.safetensors`, the weights
     to use.
-    An interrupt (ctrl-C or SIGTERM) ends the run after the current step with everything saved.
+    An interrupt (ctrl-C or SIGTERM) ends the run after the current step with everything saved, and so does the end
+    of `loop.minutes`, after an evaluation.
 
     Args:
         task: Model, losses, batches, evaluation, parameter groups.
@@ -99,13 +100,14 @@ def _run(
     interrupted: list[int],
 ) -> None:
     log = _Log(out, state)
-    batches = _batches(task, state.step, stop_at, optim.num_accumulation, loop.prefetch)
-    stopping = False
+    batches = _batches(task, state.step, stop_at, optim.num_accumulation, loop)
+    time_given = _TimeGiven(loop.minutes, state.seconds)
+    stopping = over = False
     if loop.evaluate_first and not read_metrics(out / "metrics.jsonl"):
         log.write_evaluation(state, task, bar)
-    while state.step < stop_at and not stopping:
-        began = time.monotonic()
-        report = train_step(state, task.losses, islice(batches, optim.num_accumulation), optim)
+    while state.step < stop_at and not stopping and not over:
+        began, elapsed = time.monotonic(), distributed.agreed(time_given.share(), device_of(state.model))
+        report = train_step(state, task.losses, islice(batches, optim.num_accumulation), optim, elapsed)
         state.seconds += time.monotonic() - began
         log.add(report)
         bar.advance(state.step)
@@ -113,13 +115,30 @@ def _run(
             raise FloatingPointError(_diverged(state.step))
         whole = state.step % task.round_steps == 0
         stopping = distributed.anywhere(whole and bool(interrupted), device_of(state.model))
-        ends = state.step == stop_at
+        over = whole and elapsed >= 1
+        ends = state.step == stop_at or (over and not stopping)
         if state.step % loop.log_every == 0 or ends or stopping:
             log.write_losses(state, bar, stop_at)
         if (state.step % loop.evaluate_every == 0 and not stopping) or ends:
             log.write_evaluation(state, task, bar)
         if state.step % loop.save_every == 0 or ends or stopping:
             checkpoints.save_checkpoint(state, out, loop.keep)
+
+
+@dataclass(frozen=True)
+class _TimeGiven:
+    """The time that a run may take steps for, and that it took them for under earlier commands."""
+
+    minutes: float | None
+    before_s: float
+    began: float = field(default_factory=time.monotonic)
+
+    def share(self) -> float:
+        """Return the part of the time that is over, from 0 to 1; 0 where there is no limit."""
+        if self.minutes is None:
+            return 0.0
+        now_s = time.monotonic() - self.began
+        return min(1.0, (self.before_s + now_s) / (self.before_s + 60 * self.minutes))
 
 
 @dataclass
@@ -197,24 +216,47 @@ def _resume(state: TrainState, out: Path, resume: bool) -> None:
         checkpoints.restore_checkpoint(state, saved[-1])
 
 
-def _batches(task: Task, start: int, stop: int, num_accumulation: int, prefetch: int) -> Iterator[Any]:
-    """Yield the micro-batches of this process, built ahead by one thread if asked for."""
+def _batches(task: Task, start: int, stop: int, num_accumulation: int, loop: LoopSettings) -> Iterator[Any]:
+    """Yield the micro-batches of this process, built ahead by processes or by one thread if asked for."""
     world = distributed.world()
-    places = ((step, micro, world.rank, world.size) for step in range(start, stop) for micro in range(num_accumulation))
-    if prefetch == 0:
-        yield from (task.batch_at(*place) for place in places)
-        return
-    with ThreadPoolExecutor(1, "batches") as thread:
-        ahead: deque[Future[Any]] = deque()
-        try:
-            for place in places:
-                ahead.append(thread.submit(task.batch_at, *place))
-                if len(ahead) > prefetch:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            thread.shutdown(cancel_futures=True)
+
+    def build(number: int) -> Any:
+        step, micro = divmod(number, num_accumulation)
+        return task.batch_at(start + step, micro, world.rank, world.size)
+
+    numbers = range((stop - start) * num_accumulation)
+    if loop.workers:
+        # Forked, they have what the run has read; a batch is a function of its number, so only their order matters.
+        yield from DataLoader(
+            _Batches(build, len(numbers)),
+            batch_size=None,
+            num_workers=loop.workers,
+            collate_fn=_same,
+            generator=torch.Generator(),  # else it would draw from the one that seeds the step
+            multiprocessing_context="fork",
+        )
+    elif loop.prefetch:
+        yield from ahead(build, numbers, 1, loop.prefetch)
+    else:
+        yield from map(build, numbers)
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[Any]):
+    """The batches of a run, by number."""
+
+    build: Callable[[int], Any]
+    num: int
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, number: int) -> Any:
+        return self.build(number)
+
+
+def _same(batch: Any) -> Any:
+    return batch
 
 
 @contextmanager
