@@ -9,6 +9,7 @@ from tristep.audio import LISTEN_HZ, SPEAK_HZ, raw_log_mel, speech_mel
 from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.codec.ear import Ear, PhoneReader, listening_mel
 from tristep.codec.objective import hearing_losses
+from tristep.codec.speaker import SpeakerEncoder
 from tristep.config import load_backbone_config
 from tristep.phones import PHONES, UNLABELLED
 
@@ -16,7 +17,8 @@ from tristep.phones import PHONES, UNLABELLED
 def ear() -> Ear:
     torch.manual_seed(0)
     encoder = AudioEncoder(load_backbone_config("toy").encoder).eval().requires_grad_(False)
-    return Ear(encoder, PhoneReader(encoder.config.dim).eval().requires_grad_(False))
+    speaker = SpeakerEncoder(width=16, growth=4, num_planes=4)
+    return Ear(encoder, PhoneReader(encoder.config.dim).eval().requires_grad_(False), speaker)
 
 
 def mels(num_frames: int) -> torch.Tensor:
@@ -64,6 +66,27 @@ def test_a_mel_is_pulled_towards_the_one_that_says_the_phones() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_voice_is_heard_in_a_row_as_it_is_alone() -> None:
+    listening, mel = ear(), mels(60)
+    together = listening.voice(mel, torch.tensor([60, 30]))
+    alone = listening.voice(mel[1:, :, :30].repeat(1, 1, 2), torch.tensor([60]))
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_heard_lacks_nothing_of_the_same_voice_and_gradients_lead_to_it() -> None:
+    listening, true = ear(), mels(60)
+    num_frames = torch.tensor([60, 60])
+    truth = listening.hear(true, num_frames)
+    phones = torch.full((2, 30), UNLABELLED)
+    assert abs(float(hearing_losses(truth, truth, phones, num_frames // 2)["voice"])) < 1e-3
+    mel = (true + 2 * torch.randn(true.shape, generator=torch.Generator().manual_seed(2))).requires_grad_()
+    loss = hearing_losses(listening.hear(mel, num_frames), truth, phones, num_frames // 2)["voice"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert mel.grad is not None
+    nearer = mel.detach() - 0.02 * mel.grad / mel.grad.square().mean().sqrt()
+    assert hearing_losses(listening.hear(nearer, num_frames), truth, phones, num_frames // 2)["voice"] < loss
 
 
 def test_frames_without_a_label_count_nothing() -> None:

@@ -135,7 +135,7 @@ def test_a_flow_learns_to_please_an_ear_on_codes_that_say_the_phones(root: Path)
     )
     path = recipe(root, "flow", "num_crops = 4\ncrop_s = 0.32\nmin_reference_s = 0.05", more)
     measures = run_codec(path, root / "runs/pleasing", data_root=root)
-    assert {"flow", "guess", "phones", "frames", "right"} <= set(measures)
+    assert {"flow", "guess", "phones", "frames", "voice", "right"} <= set(measures)
 
 
 @pytest.mark.parametrize("missing", ["phone_cells", "phone_reader"])

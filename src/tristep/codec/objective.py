@@ -83,13 +83,14 @@ def hearing_losses(heard: Hearing, wanted: Hearing, phones: Tensor, num_frames: 
         num_frames: Valid frames at 50 Hz per row, shape `(B,)`.
 
     Returns:
-        Sums over frames: `frames`, the mean absolute error of the encoder's, and `phones`, the cross-entropy, and how
-        many phones are heard `right`; with the `_targets` of both.
+        Sums over frames: `frames`, the mean absolute error of the encoder's, `voice`, what the cosine of the voices
+        lacks of 1, and `phones`, the cross-entropy, and how many phones are heard `right`; with the `_targets` of both.
     """
     labels = F.pad(phones, (0, heard.phones.shape[1] - phones.shape[1]), value=UNLABELLED)
     num_labelled = (labels != UNLABELLED).sum()
     return {
         "frames": frame_errors(heard.frames, wanted.frames, num_frames, power=1),
+        "voice": ((1 - F.cosine_similarity(heard.voice, wanted.voice, dim=1)) * num_frames).sum(),
         "phones": phone_loss(heard.phones, labels),
         "phones_targets": num_labelled,
         "right": (heard.phones.argmax(dim=-1) == labels).sum(),

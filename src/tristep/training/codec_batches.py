@@ -178,6 +178,10 @@ class FlowBatch:
     phones: Tensor
     """What is said at 50 Hz, indices into `PHONES` or `UNLABELLED`, shape `(B, F / 2)`."""
 
+    def rows(self, chosen: slice) -> FlowBatch:
+        """Take some of the stretches."""
+        return replace(self, **{name: value[chosen] for name, value in vars(self).items()})
+
     def to(self, device: torch.device) -> FlowBatch:
         """Move every tensor."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
