@@ -154,7 +154,8 @@ def test_a_flow_without_a_tokenizer_says_so(root: Path) -> None:
 
 def test_the_recipes_that_ship_are_valid() -> None:
     assert load_toml(RECIPES / "nano/0_codec_tokenizer.toml", TokenizerRecipe).part == "tokenizer"
-    assert load_toml(RECIPES / "nano/0_codec_flow.toml", FlowRecipe).part == "flow"
+    for name in ("0_codec_flow", "0_codec_flow_voice"):
+        assert load_toml(RECIPES / f"nano/{name}.toml", FlowRecipe).part == "flow"
 
 
 def test_a_batch_of_whole_clips_has_frames_mels_and_phones_of_the_same_time(heard: HeardClips) -> None:
