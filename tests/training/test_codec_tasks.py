@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,17 @@ def test_a_batch_of_stretches_is_a_function_of_the_generator(heard: HeardClips, 
     assert first.mel.shape == (6, 80, 16)
     assert first.codes.shape == (6, 4)
     assert ((first.prosody >= UNKNOWN) & (first.prosody < 7)).all()
+
+
+def test_every_fourth_stretch_is_lent_the_voice_before_it(heard: HeardClips, codes: list[torch.Tensor]) -> None:
+    batch = crops(heard, codes).draw(np.random.default_rng(0))
+    batch = replace(batch, voice=torch.arange(6.0)[:, None])
+    spoken, lent = batch.with_lent_voices()
+    assert lent.tolist() == [False, False, False, True, False, False]
+    assert spoken.voice[:, 0].tolist() == [0, 1, 2, 2, 4, 5]
+    assert torch.equal(spoken.reference_mel[3], batch.reference_mel[2])
+    assert spoken.prosody[3].tolist() == [UNKNOWN, UNKNOWN]
+    assert torch.equal(spoken.codes, batch.codes)
 
 
 def test_louder_and_higher_fall_into_other_bins() -> None:

@@ -4,7 +4,7 @@ A mel that is near the true one on average can still lose what tells words apart
 quiet. So the flow decoder is also taught by what is heard in its mel: the speaking mel becomes a listening mel, which
 differs from it by the lengths of two windows alone, the frozen encoder hears it, and gradients go back through both.
 Its frames should be those of the true mel, and the phones in them those that were said. Nor does the average tell who
-speaks: CAM++ listens too, to its own filter bank as the mel implies it, and should find whom it finds in the true mel.
+speaks: CAM++ listens too, to its own filter bank as the mel implies it, and should find whose voice was asked for.
 """
 
 from __future__ import annotations
@@ -90,13 +90,17 @@ class Ear:
             mel: Speaking mel, shape `(B, M, 2 N)`.
             num_frames: Valid mel frames per row, shape `(B,)`.
         """
+        frames = self.frames(mel, num_frames)
+        return Hearing(frames, self.reader(frames), self.voice(mel, num_frames))
+
+    def frames(self, mel: Tensor, num_frames: Tensor) -> Tensor:
+        """Return the encoder's frames `(B, N, De)` of what `hear` takes."""
         num_tail = round(MEL_TAIL_S * MEL_HZ)
         known = inside(num_frames, mel.shape[2]).transpose(1, 2)
         heard = torch.where(known, listening_mel(mel), SILENT_MEL)
         heard = normalise(F.pad(heard, (0, num_tail), value=SILENT_MEL))
         frames, _ = self.encoder(heard, num_frames + num_tail)
-        frames = frames[:, : mel.shape[2] // 2].float()
-        return Hearing(frames, self.reader(frames), self.voice(mel, num_frames))
+        return frames[:, : mel.shape[2] // 2].float()
 
     def voice(self, mel: Tensor, num_frames: Tensor) -> Tensor:
         """Embed who speaks in a padded batch, shape `(B, 192)`; a shorter row is heard over and over."""

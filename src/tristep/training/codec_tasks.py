@@ -105,7 +105,7 @@ class FlowLossSettings(Settings):
     heard_frames: float = 0.3
     """Of the error of what the ear's encoder makes of the mel."""
     heard_voice: float = 1.0
-    """Of what the cosine between the voice in the mel and the true one lacks of 1."""
+    """Of what the cosine between the voice in the mel and the one that was asked for lacks of 1."""
 
 
 class FlowRecipe(Settings):
@@ -272,7 +272,8 @@ def velocity_losses(
 ) -> dict[str, Tensor]:
     """Compare the estimated with the straight path's velocity, the first guess with the mel, and what an ear hears.
 
-    The ear listens to the first guess in every other row, and elsewhere to the mel that would be spoken.
+    The ear listens to the first guess in every other row, and elsewhere to the mel that would be spoken; in half of
+    those rows by somebody else, as the codes that the backbone draws are nobody's own.
     """
     assert isinstance(trainee, FlowTrainee)
     flow, num_pairs = trainee.flow, batch.num_mel_frames // 2
@@ -284,12 +285,13 @@ def velocity_losses(
     sums = {"loss": error + weights.guess * guess, "num_targets": num_pairs.sum(), "flow": error, "guess": guess}
     if ear is None:
         return sums
+    spoken, lent = batch.with_lent_voices()
     listened = estimated.guess.float().clone()
-    listened[1::2] = trainee.spoken(batch.rows(slice(1, None, 2)), noise[1::2]).float()
+    listened[1::2] = trainee.spoken(spoken.rows(slice(1, None, 2)), noise[1::2]).float()
     with torch.no_grad():
-        truth = ear.hear(batch.mel, batch.num_mel_frames)
+        truth = ear.frames(batch.mel, batch.num_mel_frames)
     heard = ear.hear(flow.unscaled(listened), batch.num_mel_frames)
-    parts = hearing_losses(heard, truth, batch.phones, num_pairs)
+    parts = hearing_losses(heard, truth, spoken.voice, batch.phones, num_pairs, lent)
     heard_weights = {"phones": weights.heard_phones, "frames": weights.heard_frames, "voice": weights.heard_voice}
     sums["loss"] = sums["loss"] + sum(weight * parts[name] for name, weight in heard_weights.items())
     return sums | parts
