@@ -7,8 +7,9 @@ import torch
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ, raw_log_mel, speech_mel
 from tristep.backbone.audio_encoder import AudioEncoder
-from tristep.codec.ear import Ear, PhoneReader, listening_mel
+from tristep.codec.ear import Ear, Hearing, PhoneReader, listening_mel
 from tristep.codec.objective import hearing_losses
+from tristep.codec.speaker import SpeakerEncoder
 from tristep.config import load_backbone_config
 from tristep.phones import PHONES, UNLABELLED
 
@@ -16,11 +17,17 @@ from tristep.phones import PHONES, UNLABELLED
 def ear() -> Ear:
     torch.manual_seed(0)
     encoder = AudioEncoder(load_backbone_config("toy").encoder).eval().requires_grad_(False)
-    return Ear(encoder, PhoneReader(encoder.config.dim).eval().requires_grad_(False))
+    speaker = SpeakerEncoder(width=16, growth=4, num_planes=4)
+    return Ear(encoder, PhoneReader(encoder.config.dim).eval().requires_grad_(False), speaker)
 
 
 def mels(num_frames: int) -> torch.Tensor:
     return torch.randn(2, 80, num_frames, generator=torch.Generator().manual_seed(1)) - 6
+
+
+def losses_of(heard: Hearing, truth: Hearing, phones: torch.Tensor, num_frames: torch.Tensor,
+              lent: tuple[bool, bool] = (False, False)) -> dict[str, torch.Tensor]:  # fmt: skip
+    return hearing_losses(heard, truth.frames, truth.voice, phones, num_frames // 2, torch.tensor(lent))
 
 
 def test_a_speaking_mel_becomes_what_the_ear_would_measure() -> None:
@@ -57,7 +64,7 @@ def test_a_mel_is_pulled_towards_the_one_that_says_the_phones() -> None:
     optimizer = torch.optim.Adam([mel], 0.3)
     losses = []
     for _ in range(25):
-        parts = hearing_losses(listening.hear(mel, num_frames), truth, phones, num_frames // 2)
+        parts = losses_of(listening.hear(mel, num_frames), truth, phones, num_frames)
         loss = parts["phones"] + parts["frames"]
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -66,12 +73,43 @@ def test_a_mel_is_pulled_towards_the_one_that_says_the_phones() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_a_voice_is_heard_in_a_row_as_it_is_alone() -> None:
+    listening, mel = ear(), mels(60)
+    together = listening.voice(mel, torch.tensor([60, 30]))
+    alone = listening.voice(mel[1:, :, :30].repeat(1, 1, 2), torch.tensor([60]))
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_heard_lacks_nothing_of_the_same_voice_and_gradients_lead_to_it() -> None:
+    listening, true = ear(), mels(60)
+    num_frames = torch.tensor([60, 60])
+    truth = listening.hear(true, num_frames)
+    phones = torch.full((2, 30), UNLABELLED)
+    assert abs(float(losses_of(truth, truth, phones, num_frames)["voice"])) < 1e-3
+    mel = (true + 2 * torch.randn(true.shape, generator=torch.Generator().manual_seed(2))).requires_grad_()
+    loss = losses_of(listening.hear(mel, num_frames), truth, phones, num_frames)["voice"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert mel.grad is not None
+    nearer = mel.detach() - 0.02 * mel.grad / mel.grad.square().mean().sqrt()
+    assert losses_of(listening.hear(nearer, num_frames), truth, phones, num_frames)["voice"] < loss
+
+
+def test_frames_of_a_row_in_another_voice_count_nothing() -> None:
+    listening, num_frames = ear(), torch.tensor([40, 40])
+    heard, other = listening.hear(mels(40), num_frames), listening.hear(mels(40).flip(0), num_frames)
+    phones = torch.full((2, 20), UNLABELLED)
+    both, first = (losses_of(heard, other, phones, num_frames, lent) for lent in ((False, False), (False, True)))
+    assert 0 < first["frames"] < both["frames"]
+    assert (int(both["frames_targets"]), int(first["frames_targets"])) == (40, 20)
+    assert first["voice"] == both["voice"]
+
+
 def test_frames_without_a_label_count_nothing() -> None:
     listening, num_frames = ear(), torch.tensor([40, 40])
     heard = listening.hear(mels(40), num_frames)
     phones = torch.full((2, 20), UNLABELLED)
     phones[0, :3] = heard.phones[0, :3].argmax(dim=-1)
-    parts = hearing_losses(heard, heard, phones, num_frames // 2)
+    parts = losses_of(heard, heard, phones, num_frames)
     assert (int(parts["phones_targets"]), int(parts["right"]), float(parts["frames"])) == (3, 3, 0.0)
 
 

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import soxr
 import torch
+import torch.nn.functional as F
 from golden.campplus import DIM, FRAMES, GOLDEN, GROWTH, NUM_MELS, WIDTH, features, fill, waveform
 
-from tristep.audio import read_audio
-from tristep.codec.speaker import MIN_S, SpeakerEncoder, filter_bank, similarity
+from tristep.audio import LISTEN_HZ, SPEAK_HZ, read_audio, speech_mel
+from tristep.codec.speaker import MIN_S, SpeakerEncoder, filter_bank, filter_bank_of_mel, similarity
 
 CLIP = Path(__file__).parents[1] / "data" / "jfk.flac"
 
@@ -95,3 +97,13 @@ def test_its_statistics_stay_frozen_in_a_model_that_trains() -> None:
     encoder(features())
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_a_speaking_mel_implies_the_filter_bank_that_is_measured() -> None:
+    noise = torch.randn(4 * SPEAK_HZ, generator=torch.Generator().manual_seed(0))
+    coloured = F.conv1d(noise[None, None], torch.tensor([[[0.2, 0.5, 1.0, -0.4]]]))[0, 0] / 10
+    measured = filter_bank(torch.from_numpy(soxr.resample(coloured.numpy(), SPEAK_HZ, LISTEN_HZ)))
+    implied = filter_bank_of_mel(speech_mel(coloured[None]))[0]
+    powers = [bank.exp().mean(0)[2:78] for bank in (measured, implied)]  # beyond them, the resampling filter bites
+    ratio = (powers[0] / powers[1]).log()
+    assert (ratio - ratio.mean()).abs().max() < 0.35

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tristep.codec.flow import Flow, Manner
+from tristep.codec.flow import Flow, Manner, frame_noise
 from tristep.config import FlowConfig, TokenizerConfig
 
 TOKENIZER = TokenizerConfig(stride=4, levels=(4, 3, 3))
@@ -60,3 +60,22 @@ def test_what_comes_after_the_lookahead_changes_nothing() -> None:
     mel, other = (decode(row, [], 0, 0.7) for row in (codes, changed))
     torch.testing.assert_close(mel[:, : 10 * 8], other[:, : 10 * 8], rtol=0, atol=1e-4)
     assert (mel[:, 10 * 8 : 11 * 8] - other[:, 10 * 8 : 11 * 8]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_batch_is_spoken_as_streams_speak_its_rows() -> None:
+    codes = torch.randint(36, (2, 9), generator=torch.Generator().manual_seed(2))
+    noise = torch.stack([frame_noise(seed, 0, 28, 16) for seed in (4, 5)])
+    both = Manner(*(field.repeat_interleave(2, dim=0) for field in vars(manner(30)).values()))
+    spoken = FLOW.unscaled(FLOW.speak(codes, both, noise))
+    for row, seed in enumerate((4, 5)):
+        streamed = FLOW.stream(manner(30), seed).push(codes[row])
+        torch.testing.assert_close(spoken[row], streamed, rtol=0, atol=1e-4)
+
+
+def test_what_is_spoken_teaches_by_its_last_step_alone() -> None:
+    codes, noise = torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 16, 16)
+    velocities: list[torch.Tensor] = []
+    with FLOW.estimator.register_forward_hook(lambda module, given, made: velocities.append(made)):
+        FLOW.speak(codes, manner(30), noise)
+    assert [made.requires_grad for made in velocities] == [False] * (2 * CONFIG.num_steps - 1) + [True]

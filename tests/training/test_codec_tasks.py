@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_a_flow_learns_to_please_an_ear_on_codes_that_say_the_phones(root: Path)
     )
     path = recipe(root, "flow", "num_crops = 4\ncrop_s = 0.32\nmin_reference_s = 0.05", more)
     measures = run_codec(path, root / "runs/pleasing", data_root=root)
-    assert {"flow", "guess", "phones", "frames", "right"} <= set(measures)
+    assert {"flow", "guess", "phones", "frames", "voice", "right"} <= set(measures)
 
 
 @pytest.mark.parametrize("missing", ["phone_cells", "phone_reader"])
@@ -154,7 +155,8 @@ def test_a_flow_without_a_tokenizer_says_so(root: Path) -> None:
 
 def test_the_recipes_that_ship_are_valid() -> None:
     assert load_toml(RECIPES / "nano/0_codec_tokenizer.toml", TokenizerRecipe).part == "tokenizer"
-    assert load_toml(RECIPES / "nano/0_codec_flow.toml", FlowRecipe).part == "flow"
+    for name in ("0_codec_flow", "0_codec_flow_voice"):
+        assert load_toml(RECIPES / f"nano/{name}.toml", FlowRecipe).part == "flow"
 
 
 def test_a_batch_of_whole_clips_has_frames_mels_and_phones_of_the_same_time(heard: HeardClips) -> None:
@@ -217,6 +219,17 @@ def test_a_batch_of_stretches_is_a_function_of_the_generator(heard: HeardClips, 
     assert first.mel.shape == (6, 80, 16)
     assert first.codes.shape == (6, 4)
     assert ((first.prosody >= UNKNOWN) & (first.prosody < 7)).all()
+
+
+def test_every_fourth_stretch_is_lent_the_voice_before_it(heard: HeardClips, codes: list[torch.Tensor]) -> None:
+    batch = crops(heard, codes).draw(np.random.default_rng(0))
+    batch = replace(batch, voice=torch.arange(6.0)[:, None])
+    spoken, lent = batch.with_lent_voices()
+    assert lent.tolist() == [False, False, False, True, False, False]
+    assert spoken.voice[:, 0].tolist() == [0, 1, 2, 2, 4, 5]
+    assert torch.equal(spoken.reference_mel[3], batch.reference_mel[2])
+    assert spoken.prosody[3].tolist() == [UNKNOWN, UNKNOWN]
+    assert torch.equal(spoken.codes, batch.codes)
 
 
 def test_louder_and_higher_fall_into_other_bins() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,11 @@ def pitch_bin(semitones: float) -> int:
 def energy_bin(decibels: float) -> int:
     """Return the bin of an energy so many decibels above the voice's own."""
     return int(torch.bucketize(torch.tensor(decibels), torch.tensor(ENERGY_EDGES)))
+
+
+def euler_times(num_steps: int) -> list[float]:
+    """Return where steps from noise (0) to mel (1) begin and end; early ones are short (report section 8.7)."""
+    return [1 - math.cos(math.pi / 2 * step / num_steps) for step in range(num_steps)] + [1.0]
 
 
 def frame_noise(seed: int, first: int, num_frames: int, width: int) -> Tensor:
@@ -319,6 +325,30 @@ class Flow(nn.Module):
         known = self.manner_encoder.without(manner, dropped)
         return Velocity(self.estimator(noisy, time, guess * kept, hidden * kept, known), guess)
 
+    def speak(self, codes: Tensor, manner: Manner, noise: Tensor) -> Tensor:
+        """Lead noise to mel as a stream does, in whole stretches; gradients pass the last step alone.
+
+        Args:
+            codes: Codes and their lookahead, shape `(B, N / stride + lookahead)`.
+            manner: Whose voice and how.
+            noise: Standard normal, shape `(B, N, 2 M)`.
+
+        Returns:
+            The mel, scaled and in pairs, shape `(B, N, 2 M)`.
+        """
+        hidden, guess = self.code_encoder(codes, manner)
+        nobody = self.manner_encoder.without(manner, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
+        frames, learns = self.config.temperature * noise, torch.is_grad_enabled()
+        for start, end in pairwise(euler_times(self.config.num_steps)):
+            time = torch.full((len(codes),), start, device=codes.device)
+            with torch.no_grad():
+                unconditional = self.estimator(frames, time, 0 * guess, 0 * hidden, nobody)
+            with torch.set_grad_enabled(learns and end == 1):
+                velocity = self.estimator(frames, time, guess, hidden, manner)
+                guided = (1 + self.config.guidance) * velocity - self.config.guidance * unconditional
+                frames = frames + (end - start) * guided
+        return frames
+
     def stream(
         self, manner: Manner, seed: int = 0, num_steps: int | None = None, guidance: float | None = None
     ) -> FlowStream:
@@ -351,8 +381,7 @@ class FlowStream:
 
     def __init__(self, flow: Flow, manner: Manner, seed: int, num_steps: int, guidance: float) -> None:
         self.flow, self.seed, self.guidance = flow, seed, guidance
-        # Early steps are short: there the path is still open (report section 8.7).
-        self.times = [1 - math.cos(math.pi / 2 * step / num_steps) for step in range(num_steps + 1)]
+        self.times = euler_times(num_steps)
         self.manner = self.spoken = manner
         if guidance:
             twice = Manner(*(field.repeat_interleave(2, dim=0) for field in vars(manner).values()))

@@ -73,23 +73,30 @@ def phone_loss(logits: Tensor, phones: Tensor) -> Tensor:
     )
 
 
-def hearing_losses(heard: Hearing, wanted: Hearing, phones: Tensor, num_frames: Tensor) -> dict[str, Tensor]:
-    """Compare what is heard in a mel with what is heard in the true one, and with what was said.
+def hearing_losses(
+    heard: Hearing, frames: Tensor, voices: Tensor, phones: Tensor, num_frames: Tensor, lent: Tensor
+) -> dict[str, Tensor]:
+    """Compare what is heard in a mel with what is heard in the true one, with who should speak, and with what was said.
 
     Args:
         heard: In the mel that learns.
-        wanted: In the true one.
+        frames: The encoder's of the true one, shape `(B, N, De)`.
+        voices: CAM++ embeddings of those who should speak, shape `(B, D)`.
         phones: Indices into `PHONES`, or `UNLABELLED`, shape `(B, N)`.
         num_frames: Valid frames at 50 Hz per row, shape `(B,)`.
+        lent: Rows that are to sound like somebody else than the true mel, shape `(B,)`; their frames count nothing.
 
     Returns:
-        Sums over frames: `frames`, the mean absolute error of the encoder's, and `phones`, the cross-entropy, and how
-        many phones are heard `right`; with the `_targets` of both.
+        Sums over frames: `frames`, the mean absolute error of the encoder's, `voice`, what the cosine of the voices
+        lacks of 1, and `phones`, the cross-entropy, and how many phones are heard `right`; with the `_targets` of all.
     """
     labels = F.pad(phones, (0, heard.phones.shape[1] - phones.shape[1]), value=UNLABELLED)
     num_labelled = (labels != UNLABELLED).sum()
+    own = num_frames * ~lent
     return {
-        "frames": frame_errors(heard.frames, wanted.frames, num_frames, power=1),
+        "frames": frame_errors(heard.frames, frames, own, power=1),
+        "frames_targets": own.sum(),
+        "voice": ((1 - F.cosine_similarity(heard.voice, voices, dim=1)) * num_frames).sum(),
         "phones": phone_loss(heard.phones, labels),
         "phones_targets": num_labelled,
         "right": (heard.phones.argmax(dim=-1) == labels).sum(),

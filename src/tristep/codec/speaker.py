@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tristep.audio import LISTEN_HZ
+from tristep.audio import LISTEN_HZ, SPEAK_HZ, SPEECH_N_FFT
+from tristep.codec.vocoder import NUM_BINS, bands_to_bins
 
 WIN_LENGTH, HOP_LENGTH, N_FFT = 400, 160, 512
 LOWEST_HZ = 20.0
@@ -248,20 +249,39 @@ def filter_bank(waveform: Tensor, num_mels: int = 80) -> Tensor:
 
 
 @lru_cache
-def kaldi_filters(num_mels: int) -> Tensor:
-    """Build triangles that are straight on Kaldi's mel scale, shape `(bins, M)`; the last bin is in none."""
+def kaldi_filters(num_mels: int, n_fft: int = N_FFT, sample_rate: int = LISTEN_HZ) -> Tensor:
+    """Build triangles that are straight on Kaldi's mel scale, shape `(bins, M)`; nothing from 8 kHz on is in any."""
 
     def mel(hz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hz / 700)
 
     low, high = mel(torch.tensor([LOWEST_HZ, LISTEN_HZ / 2], dtype=torch.float64))
     edges = torch.linspace(float(low), float(high), num_mels + 2, dtype=torch.float64)
-    bins = mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * LISTEN_HZ / N_FFT)[:, None]
+    bins = mel(torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     filters = torch.minimum(rising, falling).clamp(min=0).float()
     filters[-1] = 0
     return filters
+
+
+def filter_bank_of_mel(mel: Tensor, num_mels: int = 80) -> Tensor:
+    """Turn a speaking mel into the filter bank that CAM++'s own windows would measure on average, but for a constant.
+
+    Between the bands the power's logarithm is taken for straight; gradients reach the mel.
+
+    Args:
+        mel: Natural log-mel, shape `(B, 80, F)`.
+        num_mels: Bands.
+
+    Returns:
+        Shape `(B, F, M)`.
+    """
+    angles = torch.arange(NUM_BINS) * (SPEAK_HZ / SPEECH_N_FFT / LISTEN_HZ * 2 * torch.pi)
+    emphasis = 1 + PRE_EMPHASIS**2 - 2 * PRE_EMPHASIS * angles.cos()
+    filters = (kaldi_filters(num_mels, SPEECH_N_FFT, SPEAK_HZ) * emphasis[:, None]).to(mel)  # (bins, M)
+    power = (mel.mT @ bands_to_bins().T.to(mel)).exp()  # (B, F, bins)
+    return (power @ filters).log()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

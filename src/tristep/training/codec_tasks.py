@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tristep.backbone.checkpoints import load_encoder
 from tristep.codec.ear import Ear, PhoneReader
-from tristep.codec.flow import Flow, Velocity
+from tristep.codec.flow import Flow, Manner, Velocity
 from tristep.codec.objective import (
     crowding,
     flow_path,
@@ -104,6 +104,8 @@ class FlowLossSettings(Settings):
     """Of the cross-entropy of the phones that an ear hears in the mel, where the recipe names its reader."""
     heard_frames: float = 0.3
     """Of the error of what the ear's encoder makes of the mel."""
+    heard_voice: float = 1.0
+    """Of what the cosine between the voice in the mel and the one that was asked for lacks of 1."""
 
 
 class FlowRecipe(Settings):
@@ -235,8 +237,18 @@ class FlowTrainee(nn.Module):
 
     def forward(self, batch: FlowBatch, noisy: Tensor, time: Tensor, dropped: Tensor) -> Velocity:
         """Estimate the velocity of a batch at a time `(B,)`, `dropped` `(B,)` of its rows without their condition."""
-        manner = self.flow.manner_encoder(batch.voice, batch.reference_mel, batch.num_reference_frames, batch.prosody)
-        return self.flow.velocity(noisy, time, batch.codes, manner, dropped)
+        return self.flow.velocity(noisy, time, batch.codes, self.manner(batch), dropped)
+
+    def spoken(self, batch: FlowBatch, noise: Tensor) -> Tensor:
+        """Return the mel that is spoken for a batch, from noise `(B, N, 2 M)`: scaled, in pairs, of the same shape."""
+        return self.flow.speak(batch.codes, self.manner(batch), noise)
+
+    def manner(self, batch: FlowBatch) -> Manner:
+        """Encode whose voice it is and how it speaks."""
+        manner: Manner = self.flow.manner_encoder(
+            batch.voice, batch.reference_mel, batch.num_reference_frames, batch.prosody
+        )
+        return manner
 
 
 def flow_losses(trainee: nn.Module, batch: FlowBatch, weights: FlowLossSettings, ear: Ear | None) -> dict[str, Tensor]:
@@ -260,7 +272,8 @@ def velocity_losses(
 ) -> dict[str, Tensor]:
     """Compare the estimated with the straight path's velocity, the first guess with the mel, and what an ear hears.
 
-    The ear listens to the first guess in every other row, and elsewhere to where the estimated velocity leads.
+    The ear listens to the first guess in every other row, and elsewhere to the mel that would be spoken; in half of
+    those rows by somebody else, as the codes that the backbone draws are nobody's own.
     """
     assert isinstance(trainee, FlowTrainee)
     flow, num_pairs = trainee.flow, batch.num_mel_frames // 2
@@ -272,14 +285,15 @@ def velocity_losses(
     sums = {"loss": error + weights.guess * guess, "num_targets": num_pairs.sum(), "flow": error, "guess": guess}
     if ear is None:
         return sums
-    listens_to_guess = dropped | (torch.arange(len(mel), device=mel.device) % 2 == 0)
-    led_to = noisy + (1 - time)[:, None, None] * estimated.velocity
-    listened = torch.where(listens_to_guess[:, None, None], estimated.guess.float(), led_to.float())
+    spoken, lent = batch.with_lent_voices()
+    listened = estimated.guess.float().clone()
+    listened[1::2] = trainee.spoken(spoken.rows(slice(1, None, 2)), noise[1::2]).float()
     with torch.no_grad():
-        truth = ear.hear(batch.mel, batch.num_mel_frames)
+        truth = ear.frames(batch.mel, batch.num_mel_frames)
     heard = ear.hear(flow.unscaled(listened), batch.num_mel_frames)
-    parts = hearing_losses(heard, truth, batch.phones, num_pairs)
-    sums["loss"] = sums["loss"] + weights.heard_phones * parts["phones"] + weights.heard_frames * parts["frames"]
+    parts = hearing_losses(heard, truth, spoken.voice, batch.phones, num_pairs, lent)
+    heard_weights = {"phones": weights.heard_phones, "frames": weights.heard_frames, "voice": weights.heard_voice}
+    sums["loss"] = sums["loss"] + sum(weight * parts[name] for name, weight in heard_weights.items())
     return sums | parts
 
 
@@ -350,7 +364,7 @@ def run_task(
     if recipe.start:
         load_trained(trainee, Path(recipe.start) / "trained.safetensors")
     trainee.to(distributed.device())
-    distributed.shard(trainee, [])
+    distributed.shard(trainee, [], ["spoken"] if isinstance(trainee, FlowTrainee) else [])
     groups = [{"name": recipe.part, "params": list(trainee.parameters()), "lr": recipe.lr}]
     return train(Task(trainee, losses, batch_at, evaluate, groups), recipe.optim, recipe.loop, out, steps)
 
@@ -379,7 +393,11 @@ def load_ear(recipe: FlowRecipe) -> Ear | None:
     if not Path(recipe.phone_reader).is_file():
         raise ValueError(f"there is no {recipe.phone_reader!r}: `python -m tristep.corpus.phones` writes it")
     device = distributed.device()
-    return Ear(load_encoder(recipe.encoder).to(device), PhoneReader.load(recipe.phone_reader).to(device))
+    return Ear(
+        load_encoder(recipe.encoder).to(device),
+        PhoneReader.load(recipe.phone_reader).to(device),
+        SpeakerEncoder.load(recipe.speaker).to(device),
+    )
 
 
 def say_phones(heard: HeardClips, codes: list[Tensor], cells: PhoneCells | None, heard_share: float) -> list[Tensor]:
