@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from tristep.training.rollouts import (
     SpeakingRollouts,
     Spoken,
     Transcribed,
+    acting,
     choices_of,
     seeds_of,
     speaking_masks,
@@ -199,3 +202,30 @@ def test_corpora_without_an_exchange_give_nothing_to_reply_to(tmp_path: Path) ->
     rollouts, _ = conversing_rollouts(tmp_path)
     with pytest.raises(ValueError, match="the corpora clips have no exchange to be answered"):
         ConversingRollouts({"clips": rollouts.sources["clips"]}, {}, num_prompts=4, budget=8, seed=0)
+
+
+def test_a_manner_alone_is_four_choices_and_no_word(speaking_rollouts: tuple[SpeakingRollouts, Backbone]) -> None:
+    rollouts, backbone = speaking_rollouts
+    whole, silent = drawn(rollouts, backbone), copy(rollouts)
+    silent.manner_only = True
+    for spoken, rollout in zip(whole, drawn(silent, backbone), strict=True):
+        assert isinstance(rollout.answer, Spoken)
+        assert isinstance(spoken.answer, Spoken)
+        assert rollout.answer.utterance == replace(spoken.answer.utterance, words=(), codes=())
+        assert [choice for choice in rollout.choices if choice >= 0] == list(range(len(FEATURES)))
+        chosen = [place for place, target in enumerate(rollout.targets) if target != IGNORED]
+        assert rollout.targets == [*spoken.targets[: chosen[-1] + 1], IGNORED, IGNORED]
+        assert all(rollout.targets[place] == rollout.tokens[place + 1] for place in chosen)
+
+
+def test_who_answers_in_bf16_is_a_copy_that_leaves_the_policy_as_it_is(
+    speaking_rollouts: tuple[SpeakingRollouts, Backbone],
+) -> None:
+    rollouts, backbone = speaking_rollouts
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    actor = acting(backbone, "bf16")
+    assert actor.embedding.weight.dtype == torch.bfloat16
+    assert len(drawn(rollouts, actor)) == len(drawn(rollouts, backbone))
+    assert before.keys() == backbone.state_dict().keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+    assert acting(backbone, "fp32") is backbone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ TEXT_MODEL, FROM_TEXT, FROM_SOUND = "text model, text", "realtime, text", "realt
 
 
 def load_models(
-    name: str | Path, is_spoken: bool, first_sound: FirstSound | None = None
+    name: str | Path, is_spoken: bool, first_sound: FirstSound | None = None, only: Collection[str] = ()
 ) -> tuple[dict[str, Converse], Judge]:
     """Load weights as conversants: their realtime mode, on text and on sound, and the text model that it grew from.
 
@@ -33,19 +33,25 @@ def load_models(
             without its low-rank updates.
         is_spoken: Whether there is sound to be given.
         first_sound: What speaks, where the weights can.
+        only: The names of those that are wanted; all if none is given.
 
     Returns:
         The conversants by name, and the text model as a judge.
+
+    Raises:
+        ValueError: If one is wanted that there is not.
     """
     modes = served_modes(name)
-    text_model, chat = ready(name, None, keep_updates=False)
-    models = {TEXT_MODEL: from_text(text_model, chat, first_sound)}
+    text_model, text_chat = ready(name, None, keep_updates=False)
+    models = {TEXT_MODEL: from_text(text_model, text_chat, first_sound)}
     if not modes or "realtime" in modes:
         backbone, chat = ready(name, "realtime" if modes else None)
         models[FROM_TEXT] = from_text(backbone, chat, first_sound)
         if is_spoken:
             models[FROM_SOUND] = from_sound(Engine(backbone, chat.tokenizer), first_sound)
-    return models, likelihood(text_model, chat)
+    if unknown := sorted(set(only) - models.keys()):
+        raise ValueError(f"there is no conversant {unknown[0]!r} here: expected some of {'; '.join(models)}")
+    return {name: models[name] for name in models if not only or name in only}, likelihood(text_model, text_chat)
 
 
 def ready(name: str | Path, mode: str | None, keep_updates: bool = True) -> tuple[Backbone, Chat]:

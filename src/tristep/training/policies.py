@@ -137,6 +137,10 @@ class RewardedHearing(Rewarded, HearingRecipe):
 class RewardedSpeaking(Rewarded, SpeakingRecipe):
     """A run in which the TTS mode learns from rewards."""
 
+    manner_only: bool = False
+    """Whether an answer is no more than the manner that it settles, before a word is spoken: `heeded` and `obedience`
+    reward that, in a hundredth of the time."""
+
 
 class RewardedConversing(Rewarded, ConversingRecipe):
     """A run in which the realtime mode learns from rewards: every exchange of its corpora is a prompt."""

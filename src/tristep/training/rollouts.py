@@ -9,7 +9,9 @@ count.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
+from tristep.backbone.int8 import compute_in
+from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat, Turn
 from tristep.engine.answers import Words, notes
@@ -28,12 +32,13 @@ from tristep.modes.asr.data import Style
 from tristep.modes.asr.data import turns as listening_turns
 from tristep.modes.asr.decoding import Constraint, parse, token_budget
 from tristep.modes.realtime.decoding import allowed
-from tristep.modes.tts.data import DEGREES, FEATURES, IGNORED, NEXT, Utterance, Word, render
+from tristep.modes.tts.data import DEGREES, FEATURES, IGNORED, NEXT, Utterance, Word, render, render_manner
 from tristep.modes.tts.data import turns as speaking_turns
 from tristep.modes.tts.decoding import Recital, word_budget
 from tristep.training import hearing, speaking
 from tristep.training.conversing import Exchange, ItemSource, as_heard, given
 from tristep.training.mixture import CorpusSettings, Mixture, batch_finder
+from tristep.training.policies import RewardedSpeaking
 from tristep.training.speaking import NOTHING_ASKED, Direction
 
 ENCODER_HZ = 50
@@ -135,6 +140,19 @@ def seeds_of(seed: int, number: int, num_prompts: int, group_size: int) -> list[
     return [[int(word) >> 1 for word in group] for group in words.reshape(num_prompts, group_size)]
 
 
+def acting(backbone: Backbone, precision: Literal["fp32", "bf16"]) -> Backbone:
+    """Return who answers: the policy itself, or in bf16 a copy with its updates folded in, which writes twice as fast.
+
+    How the copy is rounded is no matter: the log-probabilities that are learnt from are the policy's own.
+    """
+    if precision == "fp32":
+        return backbone
+    actor = deepcopy(backbone).requires_grad_(False)
+    merge_low_rank(actor)
+    compute_in(actor, "bf16")
+    return actor
+
+
 class HearingRollouts:
     """Sounds, and transcripts that are drawn for them."""
 
@@ -213,10 +231,10 @@ def embedded(backbone: Backbone, frames: Sequence[Tensor]) -> list[Tensor]:
 class SpeakingRollouts:
     """Texts, and codes that are drawn for them."""
 
-    def __init__(self, chat: Chat, clips: list[speaking.Clip], recipe: speaking.SpeakingRecipe, first: int) -> None:
+    def __init__(self, chat: Chat, clips: list[speaking.Clip], recipe: RewardedSpeaking, first: int) -> None:
         self.chat, self.clips, self.first_token = chat, clips, first
         self.rate_hz, self.seed = recipe.codes.rate_hz, recipe.optim.seed
-        self.instructed_share = recipe.data.instructed_share
+        self.instructed_share, self.manner_only = recipe.data.instructed_share, recipe.manner_only
         spoken = [clip.utterance for clip in clips if clip.utterance.codes]
         letters = sum(letters_of(utterance) for utterance in spoken)
         self.codes_per_letter = sum(len(utterance.codes) for utterance in spoken) / letters if letters else 0.0
@@ -239,8 +257,11 @@ class SpeakingRollouts:
         prompts = [self.chat.prompt(self.turns(asked)) for asked in wanted]
         sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         with parametrize.cached():  # what the codes' rows share is added up once, and not for every token
-            for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
+            steps = recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling)
+            for _ in islice(steps, len(FEATURES)) if self.manner_only else steps:
                 pass
+        if self.manner_only:
+            return [self.settled(asked, recital) for asked, recital in zip(wanted, recitals, strict=True)]
         return [self.rollout(*row) for row in zip(wanted, words, recitals, strict=True)]
 
     def asked(self, index: int, seed: int) -> Asked:
@@ -254,6 +275,15 @@ class SpeakingRollouts:
     def turns(self, asked: Asked) -> list[Turn]:
         """Build what the model is given."""
         return speaking_turns(asked.text, asked.direction.instructions)
+
+    def settled(self, asked: Asked, recital: Recital) -> Rollout:
+        """Write down a manner: every feature of it was chosen, and nothing was said."""
+        sample = render_manner(self.chat, self.turns(asked), recital.settled)
+        targets = [*sample.targets[:-2], IGNORED, IGNORED]  # `tts_start` is given
+        before = len(targets) - len(FEATURES) - 2
+        choices = [NOT_CHOSEN] * before + [*range(len(FEATURES)), NOT_CHOSEN, NOT_CHOSEN]
+        answer = Spoken(asked, Utterance((), (), recital.settled), "stop")
+        return Rollout(sample.tokens, targets, choices, None, answer)
 
     def rollout(self, asked: Asked, words: list[str], recital: Recital) -> Rollout:
         """Write down one answer as a training sample, and what was a choice in it."""
