@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -698,6 +698,7 @@ def evaluate_realtime(
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     dialogue_limit: Annotated[int | None, typer.Option(min=1, help="Take only the first dialogues.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="One who answers: 'realtime, text'. Repeatable; all.")] = None,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 takes half the time.")] = "fp32",
     speak: Annotated[bool, typer.Option("--speak", help="Also time the first sound of answers.")] = False,
     voice: Annotated[str | None, typer.Option(help="Name of the voice that answers.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Dialogues held at once.")] = 8,
@@ -717,7 +718,7 @@ def evaluate_realtime(
         scripts = realtime.read_scripts(dialogues, dialogue_limit)
         first_sound = conversants.speaking(Talker.load(model), voice) if speak else None
         models, judge = conversants.load_models(
-            model, all(script.is_spoken for script in scripts), first_sound, only or ()
+            model, all(script.is_spoken for script in scripts), first_sound, only or (), precision
         )
         result = realtime.evaluate_realtime(models, scripts, judge, model=model, batch_size=batch_size)
         data, page = realtime_report.write_report(result, out)

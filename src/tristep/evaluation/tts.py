@@ -76,7 +76,7 @@ class Directive:
     kind: str = "instruction"
     """`instruction`; `cue` for one before the text, `cue inside` for one in its middle."""
     place: int = 0
-    """Which of several directives of this name it is."""
+    """Which of several directives it is, counted from 1; 0 for one that stands alone."""
 
     def prompt(self, plain: Prompt) -> Prompt:
         """Ask for a sentence in this way."""
@@ -340,7 +340,9 @@ def build_prompts(
     directives: Sequence[Directive] = (),
     num_directed: int = NUM_DIRECTED,
 ) -> list[Prompt]:
-    """Ask for every sentence plainly in every voice, and for the first `num_directed` under every directive.
+    """Ask for every sentence plainly in every voice, and for `num_directed` under every directive.
+
+    Those are the first ones, or the next for each of several directives of a name.
 
     Args:
         sentences: What to say, by the sentences' names.
@@ -353,8 +355,10 @@ def build_prompts(
         for voice in voices
         for name, text in sentences.items()
     ]
-    first = [replace(prompt, plain_id=prompt.id) for prompt in plain[: min(num_directed, len(sentences))]]
-    return plain + [directive.prompt(prompt) for directive in directives for prompt in first]
+    own = [replace(prompt, plain_id=prompt.id) for prompt in plain[: len(sentences)]]
+    number = min(num_directed, len(own))
+    places = [(directive, directive.place * number + n) for directive in directives for n in range(number)]
+    return plain + [directive.prompt(own[place % len(own)]) for directive, place in places]
 
 
 def read_directives(path: str | Path) -> tuple[Directive, ...]:
