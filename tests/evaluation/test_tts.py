@@ -101,9 +101,8 @@ def test_directives_that_are_ignored_or_read_aloud_are_told() -> None:
 
 
 def test_many_wordings_of_a_style_are_one_row_and_each_has_its_own_sentences(tmp_path: Path) -> None:
-    rows = [
-        {"name": "loud", "wording": text, "feature": "level_db", "upwards": True} for text in ("Be loud.", "Shout.")
-    ]
+    style = {"name": "loud", "feature": "level_db", "upwards": True}
+    rows = [{**style, "wording": wording} for wording in ("Be loud.", "Shout.")]
     (tmp_path / "ways.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ways = read_directives(tmp_path / "ways.jsonl")
     prompts = build_prompts(SENTENCES, (None,), ways, num_directed=1)

@@ -1,8 +1,8 @@
 """The curves of a run that learns from rewards, as one small picture for a page: rewards, divergence, lengths, alarms.
 
-    python -m tristep.training.curves runs/rlhf_realtime --out docs/rlhf_realtime.svg
+    python -m tristep.training.curves recipes/nano/5_rlhf_realtime.toml runs/rlhf_realtime --out docs/rlhf_realtime.svg
 
-Divergence is drawn below the alarm's limit, and lengths between the limits of theirs, as the run's recipe sets them.
+Divergence is drawn below the alarm's limit, and lengths between the limits of theirs, as the recipe sets them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from matplotlib.figure import Figure
 from tristep.objectives.rewards import Limits
 from tristep.training.metrics import read_metrics
 from tristep.training.plots import COLOURS, running_mean
+from tristep.training.policies import RewardedRecipe
+from tristep.training.stages import load_recipe
 
 Line = Mapping[str, Any]
 SIZE_IN = (10.5, 2.9)
 
 
-def draw_curves(lines: Sequence[Line], limits: Limits, path: Path) -> None:
+def draw_curves(lines: Sequence[Line], limits: Limits, updates: int, path: Path) -> None:
     """Draw a run as SVG.
 
     Args:
         lines: Its metrics.
         limits: Of its alarms.
+        updates: Steps of a round.
         path: The file to write.
     """
     train = [line for line in lines if line["kind"] == "train"]
@@ -44,7 +47,7 @@ def draw_curves(lines: Sequence[Line], limits: Limits, path: Path) -> None:
     draw(divergence, train, "rollout/kl", COLOURS[0], "")
     draw(lengths, train, "rollout/num_tokens", COLOURS[0], "")
     divergence.axhline(limits.max_kl, color=COLOURS[1], linestyle=":")
-    for limit in length_limits(train, limits):
+    for limit in length_limits(train[::updates], limits):
         lengths.axhline(limit, color=COLOURS[1], linestyle=":")
     for axes, title in ((rewards, "rewards; held out: dots"), (divergence, "divergence, nats a token"),
                         (lengths, "tokens of an answer")):  # fmt: skip
@@ -62,9 +65,9 @@ def draw(axes: Axes, train: Sequence[Line], name: str, colour: str, label: str) 
         axes.plot(steps, running_mean(values, 0.85), color=colour, linewidth=1.8, label=label)
 
 
-def length_limits(train: Sequence[Line], limits: Limits) -> list[float]:
+def length_limits(rounds: Sequence[Line], limits: Limits) -> list[float]:
     """Return how short and how long answers may become: against those of the first rounds, as the alarm counts."""
-    lengths = [line["rollout/num_tokens"] for line in train[: limits.window] if "rollout/num_tokens" in line]
+    lengths = [line["rollout/num_tokens"] for line in rounds[: limits.window] if "rollout/num_tokens" in line]
     if not lengths:
         return []
     start = sum(lengths) / len(lengths)
@@ -87,11 +90,14 @@ def finish(axes: Axes, title: str, alarms: Sequence[int]) -> None:
 def main() -> None:
     """Draw what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--max-kl", type=float, default=Limits.max_kl, help="the limit that its recipe sets")
+    parser.add_argument("recipe", type=Path, help="what the run was asked to do")
+    parser.add_argument("run", type=Path, help="its folder")
     parser.add_argument("--out", type=Path, required=True, help="the SVG to write")
     options = parser.parse_args()
-    draw_curves(read_metrics(options.run / "metrics.jsonl"), Limits(max_kl=options.max_kl), options.out)
+    recipe = load_recipe(options.recipe)
+    if not isinstance(recipe, RewardedRecipe):
+        parser.error(f"{options.recipe} has no table [rl]: its run learns nothing from rewards")
+    draw_curves(read_metrics(options.run / "metrics.jsonl"), recipe.alarms, recipe.rl.updates, options.out)
 
 
 if __name__ == "__main__":
