@@ -229,3 +229,27 @@ def test_who_answers_in_bf16_is_a_copy_that_leaves_the_policy_as_it_is(
     assert before.keys() == backbone.state_dict().keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
     assert acting(backbone, "fp32") is backbone
+
+
+def test_what_a_persona_has_said_may_be_what_the_policy_says(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    history = (("user", "hi"), ("assistant", "one"), ("user", "well"), ("assistant", "two"))
+    name, exchange = next(each for each in rollouts.asked if each[1].clip is None)
+    rollouts.asked[0], rollouts.own_turns = (name, replace(exchange, history=history)), 2
+    found = rollouts.roll_out(backbone, [0], [[1, 2]], temperature=1.0)
+    first, second = (rollout.answer for rollout in found)
+    assert isinstance(first, Replied)
+    assert isinstance(second, Replied)
+    lived = first.exchange.history
+    assert lived == second.exchange.history  # the answers of a prompt follow the same turns
+    assert [turn for turn in lived if turn[0] == "user"] == [turn for turn in history if turn[0] == "user"]
+    assert all(own != said for own, said in zip(lived[1::2], history[1::2], strict=True))
+    prompt = rollouts.prompt(0, first.exchange, None, seed=1)
+    assert found[0].tokens[: len(prompt)] == prompt
+
+
+def test_a_first_turn_has_nothing_to_say_again(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    before = [rollout.tokens for rollout in rollouts.roll_out(backbone, [0], [[1, 2]], temperature=1.0)]
+    rollouts.own_turns = 2
+    assert [rollout.tokens for rollout in rollouts.roll_out(backbone, [0], [[1, 2]], temperature=1.0)] == before

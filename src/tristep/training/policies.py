@@ -151,6 +151,9 @@ class RewardedConversing(Rewarded, ConversingRecipe):
     """Turns of the user that are answered in a round."""
     answer_tokens: int = Field(default=MOST_TOKENS, gt=0)
     """The most tokens of an answer."""
+    own_turns: int = Field(default=0, ge=0)
+    """How many of the persona's last turns in the history the policy says itself, as in a session: so it meets what
+    it repeats."""
 
 
 def learns_from_rewards(recipe_path: Path) -> bool:

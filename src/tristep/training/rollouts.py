@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -24,7 +24,7 @@ from tristep.backbone.int8 import compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat, Turn
-from tristep.engine.answers import Words, notes
+from tristep.engine.answers import SAMPLING, Words, notes
 from tristep.engine.drawing import draw_completions
 from tristep.engine.reciting import Sampling, recite
 from tristep.engine.sampling import Completion
@@ -343,7 +343,7 @@ class ConversingRollouts:
 
     def __init__(
         self, sources: Mapping[str, ItemSource], corpora: Mapping[str, CorpusSettings],
-        num_prompts: int, budget: int, seed: int,
+        num_prompts: int, budget: int, seed: int, own_turns: int = 0,
     ) -> None:  # fmt: skip
         """Take the exchanges of all corpora; clips without an answer are left to rehearsal.
 
@@ -353,6 +353,7 @@ class ConversingRollouts:
             num_prompts: Exchanges of an update.
             budget: The most tokens of a reply.
             seed: Shuffles them.
+            own_turns: How many of the persona's last turns in the history are what it would say itself.
 
         Raises:
             ValueError: If there is no exchange.
@@ -361,7 +362,7 @@ class ConversingRollouts:
         self.asked = [(name, item) for name, item in named if isinstance(item, Exchange)]
         if not self.asked:
             raise ValueError(f"the corpora {', '.join(sources)} have no exchange to be answered: name one in [data]")
-        self.sources, self.budget = sources, budget
+        self.sources, self.budget, self.own_turns = sources, budget, own_turns
         self.chat = next(iter(sources.values())).chat
         repeats = np.array([corpora[name].repeat for name, _ in self.asked])
         self._find = batch_finder(Mixture(np.ones(len(repeats)), repeats, num_prompts, seed))
@@ -377,7 +378,11 @@ class ConversingRollouts:
     ) -> list[Rollout]:
         """Note what was said in sound, and draw replies."""
         heard = self.heard(backbone, indices)
-        prompts = [self.prompt(index, row, own[0]) for index, row, own in zip(indices, heard, seeds, strict=True)]
+        exchanges = [self.asked[index][1] for index in indices]
+        for back in range(self.own_turns, 0, -1):
+            exchanges = self.relived(backbone, exchanges, back, [own[0] for own in seeds])
+        rows = zip(indices, exchanges, heard, seeds, strict=True)
+        prompts = [self.prompt(index, exchange, row, own[0]) for index, exchange, row, own in rows]
         sound = torch.cat(found) if (found := [row for row in heard if row is not None]) else None
         spoken = [place for place, row in enumerate(heard) if row is not None]
         noted = notes(backbone, self.chat, [prompts[place] for place in spoken], sound) if spoken else []
@@ -386,11 +391,36 @@ class ConversingRollouts:
         sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         words, budgets = Words(backbone.vocab), [self.budget] * len(prompts)
         groups = draw_completions(backbone, prompts, sound, words, budgets, seeds, sampling)
+        others = [self.other(index, own[0]) for index, own in zip(indices, seeds, strict=True)]
         return [
-            self.rollout(prompt, completion, row, index, own[0])
-            for prompt, group, row, index, own in zip(prompts, groups, heard, indices, seeds, strict=True)
+            self.rollout(prompt, completion, row, exchange, other)
+            for prompt, group, row, exchange, other in zip(prompts, groups, heard, exchanges, others, strict=True)
             for completion in group
         ]
+
+    def relived(
+        self, backbone: Backbone, exchanges: Sequence[Exchange], back: int, seeds: Sequence[int]
+    ) -> list[Exchange]:
+        """Let the policy say the turn of the persona that is the `back`-th from the end, where there is one.
+
+        In a conversation its history is its own: what it repeats, it has said itself.
+        """
+        new, asked = list(exchanges), list[tuple[int, int]]()
+        for number, exchange in enumerate(exchanges):
+            said = [place for place, (role, _) in enumerate(exchange.history) if role == "assistant" and place]
+            asked += [(number, said[-back])] if len(said) >= back else []
+        if not asked:
+            return new
+        prompts = [self.chat.prompt(before_turn(exchanges[number], place)) for number, place in asked]
+        words, budgets = Words(backbone.vocab), [self.budget] * len(prompts)
+        drawn = draw_completions(
+            backbone, prompts, None, words, budgets, [[seeds[number] + back] for number, _ in asked], SAMPLING
+        )
+        for (number, place), (completion,) in zip(asked, drawn, strict=True):
+            turn = ("assistant", self.chat.tokenizer.decode(completion.tokens).strip())
+            history = exchanges[number].history
+            new[number] = replace(exchanges[number], history=(*history[:place], turn, *history[place + 1 :]))
+        return new
 
     def heard(self, backbone: Backbone, indices: Sequence[int]) -> list[Tensor | None]:
         """Return what the decoder sees of each turn's sound, shape `(N, D)`; None where it was typed."""
@@ -399,12 +429,11 @@ class ConversingRollouts:
         known = iter(embedded(backbone, found) if (found := [row for row in frames if row is not None]) else [])
         return [None if row is None else next(known) for row in frames]
 
-    def prompt(self, index: int, heard: Tensor | None, seed: int) -> list[int]:
+    def prompt(self, index: int, exchange: Exchange, heard: Tensor | None, seed: int) -> list[int]:
         """Ask for a reply; a share of the typed turns is written as the ear hears, as in training."""
-        name, exchange = self.asked[index]
         if heard is not None:
             return self.chat.prompt(given(exchange, len(heard), heard=True))
-        by_ear = np.random.default_rng(seed).random() < self.sources[name].settings.heard_share
+        by_ear = np.random.default_rng(seed).random() < self.sources[self.asked[index][0]].settings.heard_share
         return self.chat.prompt(given(exchange, as_heard(exchange.text) if by_ear else exchange.text, by_ear))
 
     def other(self, index: int, seed: int) -> str:
@@ -413,7 +442,7 @@ class ConversingRollouts:
         return self.asked[(index + shift) % len(self.asked)][1].text
 
     def rollout(
-        self, prompt: list[int], completion: Completion, heard: Tensor | None, index: int, seed: int
+        self, prompt: list[int], completion: Completion, heard: Tensor | None, exchange: Exchange, other: str
     ) -> Rollout:
         """Write down one reply: every token of it was chosen, the end of the turn too."""
         chosen, is_whole = list(completion.tokens), completion.finish_reason == "stop"
@@ -426,9 +455,15 @@ class ConversingRollouts:
             targets=[IGNORED] * before + chosen + [IGNORED],
             choices=[NOT_CHOSEN] * before + [0] * len(chosen) + [NOT_CHOSEN],
             audio_embeddings=heard,
-            answer=Replied(self.asked[index][1], self.other(index, seed), text, is_whole),
+            answer=Replied(exchange, other, text, is_whole),
         )
 
     def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
         """Score the whole vocabulary."""
         return backbone.logits(hidden)
+
+
+def before_turn(exchange: Exchange, place: int) -> list[Turn]:
+    """Build what the turn at a place of the history replied to."""
+    earlier = replace(exchange, history=exchange.history[: place - 1])
+    return given(earlier, exchange.history[place - 1][1], heard=False)
