@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -708,6 +708,7 @@ def evaluate_tts(
     voice: Annotated[list[str] | None, typer.Option(help="Name of a voice; repeatable.")] = None,
     voices: Annotated[Path | None, typer.Option(help="Folder of voices, to compare with what was said.")] = None,
     directed: Annotated[int, typer.Option(min=0, help="Sentences to try each instruction and cue on.")] = 0,
+    directives: Annotated[Path | None, typer.Option(help="Other ways of asking, by corpus.wordings.")] = None,
     recogniser: Annotated[str, typer.Option(help="faster-whisper's model: a name or a folder.")] = "base",
     speaker: Annotated[Path | None, typer.Option(help="CAM++ weights; needed to compare voices.")] = None,
     mos: Annotated[bool, typer.Option(help="Predict opinion scores by DistillMOS.")] = True,
@@ -725,7 +726,8 @@ def evaluate_tts(
 
         if voices and not (voice and speaker):
             raise ValueError("--voices compares with the voices that are named: give --voice and --speaker too")
-        ways = (*tts.INSTRUCTIONS, *tts.CUES) if directed else ()
+        usual = tts.read_directives(directives) if directives else (*tts.INSTRUCTIONS, *tts.CUES)
+        ways = usual if directed else ()
         prompts = tts.build_prompts(tts.read_sentences(sentences, lines), voice or (None,), ways, directed)
         targets = {name: read_voice(voices, name).embedding for name in voice or ()} if voices else {}
         judges = speech.load_judges(recogniser, speaker, distillmos, mos=mos, threads=threads or 2)
@@ -750,6 +752,8 @@ def evaluate_realtime(
     out: Annotated[Path, typer.Option(help="JSON file for the report; its page (.html) goes beside it.")],
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder of weights.")] = "nano",
     dialogue_limit: Annotated[int | None, typer.Option(min=1, help="Take only the first dialogues.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="One who answers: 'realtime, text'. Repeatable; all.")] = None,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 takes half the time.")] = "fp32",
     speak: Annotated[bool, typer.Option("--speak", help="Also time the first sound of answers.")] = False,
     voice: Annotated[str | None, typer.Option(help="Name of the voice that answers.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Dialogues held at once.")] = 8,
@@ -768,7 +772,9 @@ def evaluate_realtime(
 
         scripts = realtime.read_scripts(dialogues, dialogue_limit)
         first_sound = conversants.speaking(Talker.load(model), voice) if speak else None
-        models, judge = conversants.load_models(model, all(script.is_spoken for script in scripts), first_sound)
+        models, judge = conversants.load_models(
+            model, all(script.is_spoken for script in scripts), first_sound, only or (), precision
+        )
         result = realtime.evaluate_realtime(models, scripts, judge, model=model, batch_size=batch_size)
         data, page = realtime_report.write_report(result, out)
         print_table(realtime_report.as_table(result))

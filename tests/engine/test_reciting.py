@@ -41,6 +41,13 @@ def test_what_is_spoken_in_a_batch_is_what_is_spoken_alone() -> None:
     ]
 
 
+def test_answers_to_one_prompt_are_what_each_says_alone() -> None:
+    texts, seeds, sampling = ["it is so", "it is so", "a", "it is so"], [1, 2, 3, 4], Sampling(temperature=1.0)
+    alone = [spoken([text], [seed], sampling)[0] for text, seed in zip(texts, seeds, strict=True)]
+    assert spoken(texts, seeds, sampling) == alone
+    assert alone[0] != alone[1]
+
+
 def test_a_seed_repeats_and_another_differs() -> None:
     assert spoken(TEXTS[:1], [5], Sampling(temperature=1.0)) == spoken(TEXTS[:1], [5], Sampling(temperature=1.0))
     assert spoken(TEXTS[:1], [5], Sampling(temperature=1.0)) != spoken(TEXTS[:1], [7], Sampling(temperature=1.0))

@@ -45,6 +45,12 @@ def test_weights_are_measured_in_what_they_serve(folder: Path) -> None:
     assert set(load_models(folder / "run", is_spoken=False)[0]) == {TEXT_MODEL, FROM_TEXT}
 
 
+def test_only_those_that_are_wanted_are_measured(folder: Path) -> None:
+    assert set(load_models(folder / "both", is_spoken=True, only=[FROM_TEXT])[0]) == {FROM_TEXT}
+    with pytest.raises(ValueError, match="there is no conversant 'realtime, text' here"):
+        load_models(folder / "asr", is_spoken=False, only=[FROM_TEXT])
+
+
 def test_the_text_model_of_a_run_is_what_it_was_before_it_learnt(tmp_path: Path) -> None:
     torch.manual_seed(0)
     toy = Backbone(load_backbone_config("toy"))

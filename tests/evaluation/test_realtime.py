@@ -62,8 +62,10 @@ def test_what_was_answered_and_heard_becomes_the_history() -> None:
 
 def test_answers_in_character_are_counted_by_answer_dialogue_and_turn() -> None:
     good, bad = report().models
-    assert (good.in_character.mean, good.whole_dialogues.mean, good.habits_shown) == (1.0, 1.0, 1.0)
-    assert (bad.in_character.mean, bad.whole_dialogues.mean, bad.habits_shown) == (0.5, 0.0, 0.0)
+    assert good.habits_shown is not None
+    assert bad.habits_shown is not None
+    assert (good.in_character.mean, good.whole_dialogues.mean, good.habits_shown.mean) == (1.0, 1.0, 1.0)
+    assert (bad.in_character.mean, bad.whole_dialogues.mean, bad.habits_shown.mean) == (0.5, 0.0, 0.0)
     assert bad.in_character_by_turn() == [1.0, 0.0]
     assert bad.dialogues[0].answers[1].violations == ("contradicts 'I have two dogs.'",)
 

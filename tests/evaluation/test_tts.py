@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ
-from tristep.evaluation.speech import Judges
+from tristep.evaluation.speech import Delivery, Judges
 from tristep.evaluation.tts import (
     CUES,
     INSTRUCTIONS,
@@ -25,6 +27,8 @@ from tristep.evaluation.tts import (
     evaluate_tts,
     from_model,
     mean,
+    movement,
+    read_directives,
     read_sentences,
 )
 from tristep.evaluation.tts_report import as_page, directive_table, read_json, voice_table, write_report
@@ -94,6 +98,44 @@ def test_directives_that_are_ignored_or_read_aloud_are_told() -> None:
     assert loud.moved.mean == loud.spoken == 0
     assert slowly.spoken == 1
     assert slowly.wer == pytest.approx(3 / 14)
+
+
+def test_many_wordings_of_a_style_are_one_row_and_each_has_its_own_sentences(tmp_path: Path) -> None:
+    style = {"name": "loud", "feature": "level_db", "upwards": True}
+    rows = [{**style, "wording": wording} for wording in ("Be loud.", "Shout.")]
+    (tmp_path / "ways.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ways = read_directives(tmp_path / "ways.jsonl")
+    prompts = build_prompts(SENTENCES, (None,), ways, num_directed=1)
+    assert [prompt.id for prompt in prompts[3:]] == ["2 loud 1", "3 loud 2"]
+    (loud,) = measure(Parrot(), *ways).report.directives
+    assert (loud.num_sentences, loud.moved.mean) == (6, 0.5)  # the parrot knows "loud" and not "shout"
+    assert loud.clear is not None
+    assert loud.clear.mean == 0.5
+
+
+@pytest.mark.parametrize(
+    "line", ["loud", '{"name": "loud"}', '{"name":"a","wording":"b","feature":"c","upwards":true}']
+)
+def test_a_file_that_holds_no_directives_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "ways.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=r"can't be read as directives|there is no feature 'c'"):
+        read_directives(tmp_path / "ways.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("directive", "directed", "expected"),
+    [
+        (LOUD, {"level_db": -17.0}, 1.0),
+        (SLOW, {"words_per_s": 2.0}, 0.585 / 0.15),
+        (SLOW, {"words_per_s": 6.0}, -1 / 0.15),
+    ],
+)
+def test_a_movement_is_counted_in_changes_that_nobody_misses(
+    directive: Directive, directed: dict[str, float], expected: float
+) -> None:
+    plain = Delivery(1.0, 200.0, 1.0, 1.0, -20.0, 3.0, 0.0, 0.0)
+    assert movement(directive, replace(plain, **directed), plain) == pytest.approx(expected, abs=0.01)
+    assert movement(directive, None, plain) == 0.0
 
 
 def test_the_plain_readings_alone_decide_the_error_rate_of_a_voice() -> None:

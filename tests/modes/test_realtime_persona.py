@@ -12,6 +12,7 @@ from tristep.modes.realtime.persona import (
     is_in,
     read_cards,
     read_prompt,
+    shows_habit,
     violations,
     write_cards,
 )
@@ -128,3 +129,18 @@ def test_what_the_rules_need_is_read_back_from_a_prompt(
     read = read_prompt(card.prompt())
     assert read.verbal_habits == habits
     assert read.facts == facts
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("Oh my! That is late.", True),
+        ("That is late, oh my.", True),
+        ("Oh my!", False),  # says nothing else
+        ("Oh my! Oh my! That is late.", False),
+        ("Oh my! Well now, that is late.", False),
+        ("Oh mystery, that is late.", False),
+    ],
+)
+def test_a_habit_is_shown_once_beside_something_that_is_said(answer: str, shown: bool) -> None:
+    assert shows_habit(BAKER, answer) is shown

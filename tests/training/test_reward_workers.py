@@ -181,8 +181,9 @@ def test_replies_are_read_by_the_rules_and_against_the_reference() -> None:
 
 
 def test_a_reply_is_relevant_as_far_as_it_is_likelier_after_its_own_turn() -> None:
-    def likely(said: str, reply: str) -> float:
-        return -1.0 if ("pets" in said) == ("dogs" in reply) else -3.0
+    def likely(said: list[str], replies: list[str]) -> list[float]:
+        pairs = zip(said, replies, strict=True)
+        return [-1.0 if ("pets" in turn) == ("dogs" in reply) else -3.0 for turn, reply in pairs]
 
     measured = measure_replies(
         [replied("Two dogs."), replied("In Rome."), replied("")], {"relevance"}, Listeners(likely=likely)
@@ -235,3 +236,30 @@ def test_the_pieces_of_a_round_are_put_together_in_their_order() -> None:
     expected = measure_replies(whole, names, Listeners())
     assert all(torch.equal(parts.rewards[name], expected.rewards[name]) for name in names)
     assert parts.silence_share is None
+
+
+def test_a_reply_in_the_habit_of_its_card_earns_and_a_card_without_one_pays_all() -> None:
+    measured = measure_replies([replied("Oh my! Two dogs."), replied("Two dogs.")], {"habit"}, Listeners())
+    assert measured.rewards["habit"].tolist() == [1.0, 0.0]
+    plain = replace(EXCHANGE, persona=CARD.model_copy(update={"verbal_habits": ()}).prompt())
+    reply = Rollout([], [], [], None, Replied(plain, "", "Two dogs.", True))
+    assert measure_replies([reply], {"habit"}, Listeners()).rewards["habit"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "settled", "heeded"),
+    [
+        ({"pace": 1}, Manner(pace=2), True),
+        ({"pace": 1}, Manner(pace=4), False),
+        ({"pace": 1}, Manner(pace=1, volume=4), False),
+        ({}, Manner(), True),
+        ({}, Manner(pitch=4), False),
+        ({"pace": 5, "pitch": 4}, Manner(pace=5), False),
+    ],
+)
+def test_a_manner_heeds_all_that_was_asked_for_and_moves_nothing_else(
+    asked: dict[str, int], settled: Manner, heeded: bool
+) -> None:
+    answer = Spoken(Asked(REFERENCE, Direction("", asked)), Utterance((), (), settled), "stop")
+    measured = measure_speech([Rollout([], [], [], None, answer)], {"heeded"}, Listeners(), code_rate_hz=12.5)
+    assert measured.rewards["heeded"].tolist() == [float(heeded)]

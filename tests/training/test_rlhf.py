@@ -196,8 +196,11 @@ def test_a_batch_moves_and_is_cut_with_its_sound(root: Path, tmp_path: Path) -> 
     assert part.tokens.shape == (2, batch.tokens.shape[1])
     slots = made.learner.backbone.vocab.control("audio_slot")
     assert part.sound is not None
-    assert len(part.sound) == (part.tokens == slots).sum()
-    assert replace(part, audio_embeddings=()).sound is None
+    assert len(part.sound) == (part.tokens[0] == slots).sum()  # both answer one prompt, which is read once
+    apart = replace(part, shared=torch.zeros_like(part.shared))
+    assert apart.sound is not None
+    assert len(apart.sound) == (part.tokens == slots).sum()
+    assert replace(part, audio_embeddings=(None, None)).sound is None
 
 
 def test_a_recipe_may_let_a_chat_endpoint_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from tristep.training.rollouts import (
     SpeakingRollouts,
     Spoken,
     Transcribed,
+    acting,
     choices_of,
     seeds_of,
     speaking_masks,
@@ -199,3 +202,54 @@ def test_corpora_without_an_exchange_give_nothing_to_reply_to(tmp_path: Path) ->
     rollouts, _ = conversing_rollouts(tmp_path)
     with pytest.raises(ValueError, match="the corpora clips have no exchange to be answered"):
         ConversingRollouts({"clips": rollouts.sources["clips"]}, {}, num_prompts=4, budget=8, seed=0)
+
+
+def test_a_manner_alone_is_four_choices_and_no_word(speaking_rollouts: tuple[SpeakingRollouts, Backbone]) -> None:
+    rollouts, backbone = speaking_rollouts
+    whole, silent = drawn(rollouts, backbone), copy(rollouts)
+    silent.manner_only = True
+    for spoken, rollout in zip(whole, drawn(silent, backbone), strict=True):
+        assert isinstance(rollout.answer, Spoken)
+        assert isinstance(spoken.answer, Spoken)
+        assert rollout.answer.utterance == replace(spoken.answer.utterance, words=(), codes=())
+        assert [choice for choice in rollout.choices if choice >= 0] == list(range(len(FEATURES)))
+        chosen = [place for place, target in enumerate(rollout.targets) if target != IGNORED]
+        assert rollout.targets == [*spoken.targets[: chosen[-1] + 1], IGNORED, IGNORED]
+        assert all(rollout.targets[place] == rollout.tokens[place + 1] for place in chosen)
+
+
+def test_who_answers_in_bf16_is_a_copy_that_leaves_the_policy_as_it_is(
+    speaking_rollouts: tuple[SpeakingRollouts, Backbone],
+) -> None:
+    rollouts, backbone = speaking_rollouts
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    actor = acting(backbone, "bf16")
+    assert actor.embedding.weight.dtype == torch.bfloat16
+    assert len(drawn(rollouts, actor)) == len(drawn(rollouts, backbone))
+    assert before.keys() == backbone.state_dict().keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+    assert acting(backbone, "fp32") is backbone
+
+
+def test_what_a_persona_has_said_may_be_what_the_policy_says(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    history = (("user", "hi"), ("assistant", "one"), ("user", "well"), ("assistant", "two"))
+    name, exchange = next(each for each in rollouts.asked if each[1].clip is None)
+    rollouts.asked[0], rollouts.own_turns = (name, replace(exchange, history=history)), 2
+    found = rollouts.roll_out(backbone, [0], [[1, 2]], temperature=1.0)
+    first, second = (rollout.answer for rollout in found)
+    assert isinstance(first, Replied)
+    assert isinstance(second, Replied)
+    lived = first.exchange.history
+    assert lived == second.exchange.history  # the answers of a prompt follow the same turns
+    assert [turn for turn in lived if turn[0] == "user"] == [turn for turn in history if turn[0] == "user"]
+    assert all(own != said for own, said in zip(lived[1::2], history[1::2], strict=True))
+    prompt = rollouts.prompt(0, first.exchange, None, seed=1)
+    assert found[0].tokens[: len(prompt)] == prompt
+
+
+def test_a_first_turn_has_nothing_to_say_again(tmp_path: Path) -> None:
+    rollouts, backbone = conversing_rollouts(tmp_path)
+    before = [rollout.tokens for rollout in rollouts.roll_out(backbone, [0], [[1, 2]], temperature=1.0)]
+    rollouts.own_turns = 2
+    assert [rollout.tokens for rollout in rollouts.roll_out(backbone, [0], [[1, 2]], temperature=1.0)] == before

@@ -104,6 +104,7 @@ class Backbone(nn.Module):
         *,
         positions: Tensor | None = None,
         segments: Tensor | None = None,
+        trunk: Tensor | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor:
         """Read tokens and return the hidden state after each, normed, shape `(B, T, D)`.
@@ -115,6 +116,8 @@ class Backbone(nn.Module):
                 sequence, or from what the cache holds, if not given.
             segments: Which packed sequence each token belongs to, shape `(B, T)`; one sequence per row if not given.
                 Not together with a cache.
+            trunk: True at tokens that all later ones of their row see, whatever their segment, shape `(B, T)`
+                (`branches.py`).
             kv_cache: Keys and values of what came before. It gains these tokens, and `lengths` grows by `T`; a
                 caller whose rows are padded on the right sets `lengths` back to what is valid.
         """
@@ -123,7 +126,7 @@ class Backbone(nn.Module):
             return self.read(hidden, kv_cache, positions)
         segments = torch.zeros_like(tokens) if segments is None else segments
         positions = positions_in(segments) if positions is None else positions
-        return self.decoder(hidden, self.decoder.context(positions, causal_mask(segments)))
+        return self.decoder(hidden, self.decoder.context(positions, causal_mask(segments, trunk)))
 
     def read(self, embeddings: Tensor, kv_cache: KVCache, positions: Tensor | None = None) -> Tensor:
         """Read what is embedded already, `(B, T, D)`, as `forward` does with a cache."""

@@ -314,13 +314,16 @@ class Decoder(nn.Module):
         return self.norm(hidden)
 
 
-def causal_mask(segments: Tensor) -> Tensor:
+def causal_mask(segments: Tensor, trunk: Tensor | None = None) -> Tensor:
     """Let each position see itself and what came before it in its own segment: `(B, T)` -> `(B, 1, T, T)`.
 
-    Packed sequences carry different segment numbers, and so never see one another.
+    Packed sequences carry different segment numbers, and so never see one another; what is in the `trunk`, `(B, T)`,
+    all that comes after it sees.
     """
     T = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
+    if trunk is not None:
+        same = same | trunk[:, None, :]
     causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
     return (same & causal)[:, None]
 

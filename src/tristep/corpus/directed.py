@@ -1,6 +1,7 @@
 """Directed texts: sentences with ways to ask for a manner, which nobody has spoken.
 
     python -m tristep.corpus.directed sentences.txt --out directed/utterances.jsonl
+    python -m tristep.corpus.directed sentences.txt --out worded/utterances.jsonl --wordings
 
 The TTS mode settles how it will speak before it speaks (`modes/tts/data.py`), and to settle that it need not have
 heard anybody: instructions and cues in all their wordings (`annotate.py`) teach it from text. SFT learns the manner of
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tristep.corpus.annotate import CUES, cue, instruction
+from tristep.corpus.wordings import HELD_OUT, TAUGHT
 from tristep.modes.tts.data import Manner
 from tristep.text import speakable, written_words
 
@@ -47,6 +49,15 @@ def directions(num: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         }
 
 
+def worded(wordings: Mapping[str, Sequence[str]], num: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Draw ways to ask for one style, each in a sentence of its own."""
+    for _ in range(num):
+        style = str(rng.choice(list(wordings)))
+        feature, degrees = SETTLED.get(style, ("pace", (3,)))
+        manner = Manner(**{feature: int(rng.choice(degrees))})
+        yield {"text": str(rng.choice(wordings[style])), "manner": asdict(manner), "cue": "", "style": style}
+
+
 def drawn_styles(rng: np.random.Generator) -> list[str]:
     """Draw no style, one, or two of different features."""
     num = int(rng.choice(3, p=(0.15, 0.6, 0.25)))
@@ -57,19 +68,26 @@ def drawn_styles(rng: np.random.Generator) -> list[str]:
 
 
 def directed(
-    texts: Sequence[str], num_directions: int, num_dev: int, seed: int, most_words: int = 24
+    texts: Sequence[str], num_directions: int, num_dev: int, seed: int, most_words: int = 24, by_wordings: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every text of at most `most_words`; those among the last `num_dev` texts are held out."""
+
+    def drawn(split: str, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+        if not by_wordings:
+            return directions(num_directions, rng)
+        return worded(HELD_OUT if split == "dev" else TAUGHT, num_directions, rng)
+
     for number, text in enumerate(texts):
         words = written_words(speakable(text))
         if not 0 < len(words) <= most_words:
             continue
+        split = "dev" if number >= len(texts) - num_dev else "train"
         yield {
             "id": f"directed-{number}",
-            "split": "dev" if number >= len(texts) - num_dev else "train",
+            "split": split,
             "words": [[word, 0] for word in words],
             "codes": [],
-            "instructions": list(directions(num_directions, np.random.default_rng([seed, number]))),
+            "instructions": list(drawn(split, np.random.default_rng([seed, number]))),
         }
 
 
@@ -81,10 +99,11 @@ def main() -> None:
     parser.add_argument("--directions", type=int, default=4, help="ways to ask for each sentence")
     parser.add_argument("--most-words", type=int, default=24, help="pass over longer sentences: rollouts cost time")
     parser.add_argument("--dev", type=int, default=64, help="sentences at the end that are held out")
+    parser.add_argument("--wordings", action="store_true", help="ask in the sentences of wordings.py")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     texts = [line.strip() for line in options.sentences.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows = list(directed(texts, options.directions, options.dev, options.seed, options.most_words))
+    rows = list(directed(texts, options.directions, options.dev, options.seed, options.most_words, options.wordings))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     print(f"{len(rows)} of {len(texts)} sentences, written to {options.out}")

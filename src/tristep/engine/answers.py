@@ -10,10 +10,12 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from tristep.backbone.branches import grow
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat, Sound, Turn
 from tristep.engine.drawing import draw_completions
@@ -130,6 +132,26 @@ def notes(
 def trace_of(tokens: Sequence[int], chat: Chat) -> Trace | None:
     """Read a trace with its marks; None where there is none."""
     return read_trace(chat.tokenizer.decode(tokens[1:-1]).strip()) if tokens else None
+
+
+@torch.inference_mode()
+def mean_logprobs(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return how likely a backbone finds completions of prompts: the mean log-probability of the tokens of each.
+
+    Completions of the same prompt that stand next to each other are read as a tree, the prompt once.
+    """
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    same = [0, *(len(prompt) if prompt == before else 0 for before, prompt in pairwise(prompts))]
+    tree = grow(rows, same).to(backbone.embedding.weight.device)
+    hidden = backbone(tree.tokens, positions=tree.positions, segments=tree.segments, trunk=tree.trunk).flatten(0, 1)
+    found = []
+    for prompt, completion, places in zip(prompts, completions, tree.places, strict=True):
+        before = places[len(prompt) - 1 : len(prompt) + len(completion) - 1]
+        logprobs = backbone.logits(hidden[before]).float().log_softmax(dim=-1)
+        found.append(float(logprobs.gather(1, torch.tensor(completion, device=hidden.device)[:, None]).mean()))
+    return found
 
 
 @torch.inference_mode()

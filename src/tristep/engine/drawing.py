@@ -14,7 +14,16 @@ from torch import Tensor
 from tristep.backbone.model import Backbone
 from tristep.backbone.transformer import KVCache
 from tristep.engine.reciting import Sampling, draw
-from tristep.engine.sampling import Completion, FindLoop, kept_rows, padded, penalties, prefill, reserved_positions
+from tristep.engine.sampling import (
+    Completion,
+    FindLoop,
+    kept_rows,
+    padded,
+    penalties,
+    prefill,
+    repeated_rows,
+    reserved_positions,
+)
 from tristep.modes.mode import Constraint
 
 Row = tuple[Completion, torch.Generator]
@@ -90,9 +99,3 @@ def still_writing(rows: Sequence[Row], cache: KVCache) -> tuple[list[Row], KVCac
     places = [place for place, (completion, _) in enumerate(rows) if completion.finish_reason is None]
     kept = [rows[place] for place in places]
     return kept, cache if len(kept) == len(rows) or not kept else kept_rows(cache, places)
-
-
-def repeated_rows(cache: KVCache, times: int) -> KVCache:
-    """Copy every row of a cache `times` times, copies next to each other."""
-    keys, values = (tensor.repeat_interleave(times, dim=1) for tensor in (cache.keys, cache.values))
-    return KVCache(keys, values, cache.lengths.repeat_interleave(times))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
 from tristep.backbone.transformer import KVCache
-from tristep.engine.sampling import kept_rows, prefill
+from tristep.engine.sampling import kept_rows, prefill, repeated_rows
 from tristep.modes.tts.data import NEXT
 from tristep.modes.tts.decoding import Recital, allowed_mask
 
@@ -78,8 +79,12 @@ def recite(
     Raises:
         ValueError: If a text may take more tokens than the backbone reads.
     """
-    cache = backbone.new_cache(len(prompts), reserved_positions(backbone, prompts, recitals))
-    hidden = prefill(backbone, prompts, None, cache)  # (B, D)
+    runs = [(prompt, len(list(same))) for prompt, same in groupby(prompts)]  # answers of a prompt read it once
+    cache = backbone.new_cache(len(runs), reserved_positions(backbone, prompts, recitals))
+    hidden = prefill(backbone, [prompt for prompt, _ in runs], None, cache)
+    if len(runs) < len(prompts):
+        times = torch.tensor([number for _, number in runs], device=hidden.device)
+        hidden, cache = hidden.repeat_interleave(times, dim=0), repeated_rows(cache, times)  # (B, D)
     rows = list(zip(recitals, (torch.Generator().manual_seed(seed) for seed in seeds), strict=True))
     while True:
         choose(backbone, hidden, rows, [sampling] * len(rows))

@@ -194,6 +194,12 @@ def padded(backbone: Backbone, rows: Sequence[Sequence[int]], width: int | None 
     return torch.tensor(tokens, device=lengths.device), lengths
 
 
+def repeated_rows(cache: KVCache, times: int | Tensor) -> KVCache:
+    """Copy every row of a cache `times` times, or each its own number of times, copies next to each other."""
+    keys, values = (tensor.repeat_interleave(times, dim=1) for tensor in (cache.keys, cache.values))
+    return KVCache(keys, values, cache.lengths.repeat_interleave(times))
+
+
 def kept_rows(cache: KVCache, places: Sequence[int]) -> KVCache:
     """Move the rows at `places`, in ascending order, to the front, and return them without taking new memory."""
     end = int(cache.lengths.max())

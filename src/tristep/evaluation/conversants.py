@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from tristep.audio import read_audio
 from tristep.backbone.checkpoints import load_backbone, served_modes
+from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat, Turn
@@ -24,7 +25,11 @@ TEXT_MODEL, FROM_TEXT, FROM_SOUND = "text model, text", "realtime, text", "realt
 
 
 def load_models(
-    name: str | Path, is_spoken: bool, first_sound: FirstSound | None = None
+    name: str | Path,
+    is_spoken: bool,
+    first_sound: FirstSound | None = None,
+    only: Collection[str] = (),
+    precision: Precision = "fp32",
 ) -> tuple[dict[str, Converse], Judge]:
     """Load weights as conversants: their realtime mode, on text and on sound, and the text model that it grew from.
 
@@ -33,28 +38,39 @@ def load_models(
             without its low-rank updates.
         is_spoken: Whether there is sound to be given.
         first_sound: What speaks, where the weights can.
+        only: The names of those that are wanted; all if none is given.
+        precision: What the decoder computes in: bf16 takes half the time, and answers a little differently.
 
     Returns:
         The conversants by name, and the text model as a judge.
+
+    Raises:
+        ValueError: If one is wanted that there is not.
     """
     modes = served_modes(name)
-    text_model, chat = ready(name, None, keep_updates=False)
-    models = {TEXT_MODEL: from_text(text_model, chat, first_sound)}
+    text_model, text_chat = ready(name, None, keep_updates=False, precision=precision)
+    models = {TEXT_MODEL: from_text(text_model, text_chat, first_sound)}
     if not modes or "realtime" in modes:
-        backbone, chat = ready(name, "realtime" if modes else None)
+        backbone, chat = ready(name, "realtime" if modes else None, precision=precision)
         models[FROM_TEXT] = from_text(backbone, chat, first_sound)
         if is_spoken:
             models[FROM_SOUND] = from_sound(Engine(backbone, chat.tokenizer), first_sound)
-    return models, likelihood(text_model, chat)
+    if unknown := sorted(set(only) - models.keys()):
+        raise ValueError(f"there is no conversant {unknown[0]!r} here: expected some of {'; '.join(models)}")
+    return {name: models[name] for name in models if not only or name in only}, likelihood(text_model, text_chat)
 
 
-def ready(name: str | Path, mode: str | None, keep_updates: bool = True) -> tuple[Backbone, Chat]:
+def ready(
+    name: str | Path, mode: str | None, keep_updates: bool = True, precision: Precision = "fp32"
+) -> tuple[Backbone, Chat]:
     """Load a backbone to be asked, with what it has learnt by low rank or without."""
     backbone, tokenizer = load_backbone(name, mode=mode)
     for parameter_name, parameter in backbone.named_parameters():
         if parameter_name.endswith(".up") and not keep_updates:
             parameter.data.zero_()
     merge_low_rank(backbone)
+    if precision != "fp32":
+        compute_in(backbone, precision)
     return backbone.eval(), Chat(backbone.vocab, tokenizer)
 
 

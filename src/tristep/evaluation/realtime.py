@@ -26,7 +26,7 @@ from rich.progress import track
 from tristep.config import parse
 from tristep.evaluation.asr import conditions
 from tristep.evaluation.realtime_report import AnswerResult, DialogueResult, Latency, ModelResult, RealtimeReport
-from tristep.evaluation.tts import ratio
+from tristep.evaluation.tts import mean, ratio
 from tristep.modes.realtime.persona import PersonaCard, habits_shown, violations
 
 NUM_TIMED = 12
@@ -222,7 +222,7 @@ def summarise(name: str, dialogues: Sequence[DialogueResult], replies: Sequence[
         in_character=ratio(good, numbers),
         whole_dialogues=ratio([int(part == whole) for part, whole in zip(good, numbers, strict=True)], [1] * len(good)),
         relevant=ratio([sum(each > 0 for each in own) for own in gains], list(map(len, gains))) if any(gains) else None,
-        habits_shown=float(np.mean(shown)) if shown else None,
+        habits_shown=mean(shown),
         num_words=float(np.mean([len(a.answer.split()) for dialogue in dialogues for a in dialogue.answers])),
         first_text=latency([answer.first_text_s for answer in replies]),
         first_audio=latency([answer.first_audio_s for answer in replies]),

@@ -65,7 +65,8 @@ class ModelResult(Record):
     """Dialogues in which they find nothing."""
     relevant: Estimate | None
     """Answers that are likelier after their own turn than after another; chance is one half."""
-    habits_shown: float | None
+    habits_shown: Estimate | None
+    """Answers with a verbal habit of the card, where it has one."""
     num_words: float
     """Mean length of an answer."""
     first_text: Latency | None
@@ -87,8 +88,8 @@ class RealtimeReport(Record):
 
 
 HEADERS = (
-    "model", "dialogues", "in character", "95 % interval", "whole dialogues", "relevant", "95 % interval", "habits",
-    "words", "first text p50 / p95", "first audio p50 / p95",
+    "model", "dialogues", "in character", "95 % interval", "whole dialogues", "relevant", "95 % interval",
+    "habits", "95 % interval", "words", "first text p50 / p95", "first audio p50 / p95",
 )  # fmt: skip
 
 
@@ -102,7 +103,8 @@ def cells(model: ModelResult) -> tuple[str, ...]:
         f"{model.whole_dialogues.mean:.1%}",
         f"{model.relevant.mean:.1%}" if model.relevant else "-",
         interval(model.relevant) if model.relevant else "-",
-        "-" if model.habits_shown is None else f"{model.habits_shown:.0%}",
+        f"{model.habits_shown.mean:.0%}" if model.habits_shown else "-",
+        interval(model.habits_shown) if model.habits_shown else "-",
         f"{model.num_words:.1f}",
         *(
             f"{each.p50_ms:.0f} / {each.p95_ms:.0f} ms" if each else "-"

@@ -8,6 +8,8 @@ the same seed: the feature that a directive names has to move in its direction, 
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,6 +52,12 @@ class Spoken:
     """Time until the first samples could be played."""
 
 
+CLEAR = {"words_per_s": 0.15, "median_f0_hz": 1 / 12, "level_db": 3.0, "pause_s": 0.2, "longest_pause_s": 0.2}
+"""Changes that nobody misses: a tenth of the pace, a semitone (both in octaves), dB, seconds."""
+RATIOS = ("words_per_s", "median_f0_hz")
+"""What is compared by its ratio."""
+LEAST = 1e-3
+"""What counts as none of that, so that it can be compared."""
 Synthesise = Callable[[str, str | None, str | None, int], Spoken]
 """A synthesiser: text, voice, instructions, seed -> what it said."""
 
@@ -67,10 +75,13 @@ class Directive:
     """Whether it has to rise."""
     kind: str = "instruction"
     """`instruction`; `cue` for one before the text, `cue inside` for one in its middle."""
+    place: int = 0
+    """Which of several directives it is, counted from 1; 0 for one that stands alone."""
 
     def prompt(self, plain: Prompt) -> Prompt:
         """Ask for a sentence in this way."""
-        directed = replace(plain, id=f"{plain.id} {self.name}", directive=self)
+        number = f" {self.place}" if self.place else ""
+        directed = replace(plain, id=f"{plain.id} {self.name}{number}", directive=self)
         if self.kind == "instruction":
             return replace(directed, instructions=self.wording)
         words = plain.text.split()
@@ -252,40 +263,46 @@ def summarise_voice(voice: str, results: Sequence[SentenceResult]) -> VoiceResul
 
 
 def summarise_directives(prompts: Sequence[Prompt], results: Sequence[SentenceResult]) -> Iterable[DirectiveResult]:
-    """Compare the directed readings with the plain ones, directive by directive."""
+    """Compare the directed readings with the plain ones, one name after the other."""
     by_id = {result.id: result for result in results}
-    for directive in dict.fromkeys(prompt.directive for prompt in prompts if prompt.directive):
-        pairs = [(by_id[p.id], by_id[p.plain_id]) for p in prompts if p.directive == directive]
-        yield summarise_directive(directive, pairs)
+    for name in dict.fromkeys(prompt.directive.name for prompt in prompts if prompt.directive):
+        yield summarise_directive(
+            [(p.directive, by_id[p.id], by_id[p.plain_id]) for p in prompts if p.directive and p.directive.name == name]
+        )
 
 
-def summarise_directive(
-    directive: Directive, pairs: Sequence[tuple[SentenceResult, SentenceResult]]
-) -> DirectiveResult:
+Directed = tuple[Directive, SentenceResult, SentenceResult]
+"""A way of asking, the reading that came of it, and the plain one."""
+
+
+def summarise_directive(readings: Sequence[Directed]) -> DirectiveResult:
     """Compare directed readings with their plain ones; what was not said did not move."""
-    ones = [1] * len(pairs)
-    moved = [has_moved(directive, directed.delivery, plain.delivery) for directed, plain in pairs]
-    wrong = sum(directed.num_errors for directed, _ in pairs)
+    directive, ones = readings[0][0], [1] * len(readings)
+    moves = [movement(directive, directed.delivery, plain.delivery) for _, directed, plain in readings]
+    wrong = sum(directed.num_errors for _, directed, _ in readings)
     return DirectiveResult(
         name=directive.name,
         kind=directive.kind,
         feature=directive.feature,
         upwards=directive.upwards,
-        num_sentences=len(pairs),
-        moved=ratio([int(each) for each in moved], ones),
-        plain=mean_feature(directive, [plain.delivery for _, plain in pairs]),
-        directed=mean_feature(directive, [directed.delivery for directed, _ in pairs]),
-        spoken=sum(read_aloud(directive, directed) for directed, _ in pairs) / len(pairs),
-        wer=wrong / max(1, sum(directed.num_units for directed, _ in pairs)),
+        num_sentences=len(readings),
+        moved=ratio([int(move > 0) for move in moves], ones),
+        clear=ratio([int(move >= 1) for move in moves], ones),
+        plain=mean_feature(directive, [plain.delivery for *_, plain in readings]),
+        directed=mean_feature(directive, [directed.delivery for _, directed, _ in readings]),
+        spoken=sum(read_aloud(way, directed) for way, directed, _ in readings) / len(readings),
+        wer=wrong / max(1, sum(directed.num_units for _, directed, _ in readings)),
     )
 
 
-def has_moved(directive: Directive, directed: Delivery | None, plain: Delivery | None) -> bool:
-    """Say whether the directive's feature moved as asked."""
+def movement(directive: Directive, directed: Delivery | None, plain: Delivery | None) -> float:
+    """Say how far the directive's feature moved as asked, in changes that nobody misses; below 0 the other way."""
     if directed is None or plain is None:
-        return False
-    change = getattr(directed, directive.feature) - getattr(plain, directive.feature)
-    return bool(change > 0 if directive.upwards else change < 0)
+        return 0.0
+    now, before = getattr(directed, directive.feature), getattr(plain, directive.feature)
+    is_ratio = directive.feature in RATIOS
+    change = math.log2(max(now, LEAST) / max(before, LEAST)) if is_ratio else now - before
+    return (change if directive.upwards else -change) / CLEAR[directive.feature]
 
 
 def mean_feature(directive: Directive, deliveries: Sequence[Delivery | None]) -> float:
@@ -323,7 +340,9 @@ def build_prompts(
     directives: Sequence[Directive] = (),
     num_directed: int = NUM_DIRECTED,
 ) -> list[Prompt]:
-    """Ask for every sentence plainly in every voice, and for the first `num_directed` under every directive.
+    """Ask for every sentence plainly in every voice, and for `num_directed` under every directive.
+
+    Those are the first ones, or the next for each of several directives of a name.
 
     Args:
         sentences: What to say, by the sentences' names.
@@ -336,8 +355,29 @@ def build_prompts(
         for voice in voices
         for name, text in sentences.items()
     ]
-    first = [replace(prompt, plain_id=prompt.id) for prompt in plain[: min(num_directed, len(sentences))]]
-    return plain + [directive.prompt(prompt) for directive in directives for prompt in first]
+    own = [replace(prompt, plain_id=prompt.id) for prompt in plain[: len(sentences)]]
+    number = min(num_directed, len(own))
+    places = [(directive, directive.place * number + n) for directive in directives for n in range(number)]
+    return plain + [directive.prompt(own[place % len(own)]) for directive, place in places]
+
+
+def read_directives(path: str | Path) -> tuple[Directive, ...]:
+    """Read ways of asking, JSON lines as `python -m tristep.corpus.wordings` writes them.
+
+    Raises:
+        ValueError: If the file can't be read, or a line is none.
+    """
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        found = tuple(Directive(**row, place=place) for place, row in enumerate(rows, start=1))
+    except (OSError, json.JSONDecodeError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} can't be read as directives ({error}): give JSON lines with name, wording, feature and "
+            "upwards"
+        ) from error
+    if unknown := sorted({directive.feature for directive in found} - CLEAR.keys()):
+        raise ValueError(f"{path}: there is no feature {unknown[0]!r}; expected some of {', '.join(CLEAR)}")
+    return found
 
 
 def read_sentences(path: str | Path, lines: str | None = None) -> dict[str, str]:

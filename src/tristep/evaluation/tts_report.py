@@ -130,7 +130,9 @@ class DirectiveResult(Record):
     """Whether it has to rise."""
     num_sentences: int
     moved: Estimate
-    """Share of the sentences in which it moved as asked; the others ignored it."""
+    """Share of the sentences in which it moved as asked; chance moves it in one half."""
+    clear: Estimate | None = None
+    """Share in which nobody could miss that it did (`tts.CLEAR`); None in reports of an older kind."""
     plain: float
     """Mean of the feature in the plain readings."""
     directed: float
@@ -169,8 +171,8 @@ VOICE_HEADERS = (
     "words/s", "minutes", "real-time factor", "first audio, ms", "95th", "failed",
 )  # fmt: skip
 DIRECTIVE_HEADERS = (
-    "model", "directive", "kind", "sentences", "feature", "asked", "moved as asked", "95 % interval", "plain",
-    "directed", "read aloud", "WER",
+    "model", "directive", "kind", "sentences", "feature", "asked", "moved as asked", "95 % interval",
+    "clearly", "95 % interval", "plain", "directed", "read aloud", "WER",
 )  # fmt: skip
 
 
@@ -226,6 +228,8 @@ def _directive_rows(report: TtsReport) -> Iterator[tuple[str, ...]]:
             "up" if directive.upwards else "down",
             f"{directive.moved.mean:.0%}",
             f"{directive.moved.low:.0%} - {directive.moved.high:.0%}",
+            f"{directive.clear.mean:.0%}" if directive.clear else "",
+            f"{directive.clear.low:.0%} - {directive.clear.high:.0%}" if directive.clear else "",
             f"{directive.plain:.2f}",
             f"{directive.directed:.2f}",
             f"{directive.spoken:.1%}",

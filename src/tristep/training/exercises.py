@@ -77,7 +77,11 @@ def converse(
     """Build what the realtime mode learns on: turns of a user. Held-out ones are answered as in a session."""
     sources, dev = conversing.sources(recipe, chat, backbone, data_root)
     ask = partial(
-        ConversingRollouts, num_prompts=recipe.num_prompts, budget=recipe.answer_tokens, seed=recipe.optim.seed
+        ConversingRollouts,
+        num_prompts=recipe.num_prompts,
+        budget=recipe.answer_tokens,
+        seed=recipe.optim.seed,
+        own_turns=recipe.own_turns,
     )
     prompts, held_out = ask(sources, recipe.data.corpora), ask(dev, recipe.data.dev)
     measure = measure_of(recipe, listeners)

@@ -1,7 +1,7 @@
 """The learner: a policy with its critic, what it says of rollouts, and what it learns from them.
 
 The log-probabilities of rollouts are recomputed by the forward pass that training uses, in the same batches, so that
-the ratio of policy and behaviour is exactly 1 before the first update on them.
+the ratio of policy and behaviour is exactly 1 before the first update on them. The prompt of a group is read once.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise, starmap
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from tristep.backbone.branches import grow
 from tristep.backbone.model import Backbone
 from tristep.modes.tts.data import IGNORED
 from tristep.objectives.policy import clipped_policy_loss, clipped_share, kl_loss, token_logprobs, value_loss
@@ -48,7 +51,7 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Rollouts of one width, and what is to be learnt from them; every tensor of shape `(B, T)`."""
+    """Rollouts of one width, and what is to be learnt from them; every tensor but `shared` of shape `(B, T)`."""
 
     tokens: Tensor
     targets: Tensor
@@ -60,6 +63,8 @@ class PolicyBatch:
     """What the critic expected at the time of the rollouts; 0 without one."""
     advantages: Tensor
     returns: Tensor
+    shared: Tensor
+    """With how many tokens, sound and all, each row begins as the one before it does: its prompt's, or 0; `(B,)`."""
     audio_embeddings: tuple[Tensor | None, ...] = ()
     """Vectors for the audio slots of each row, shape `(N, D)`."""
     reported: tuple[tuple[str, float], ...] = ()
@@ -76,9 +81,16 @@ class PolicyBatch:
 
     @property
     def sound(self) -> Tensor | None:
-        """Join the audio embeddings of all rows in reading order, shape `(sum, D)`."""
-        found = [row for row in self.audio_embeddings if row is not None]
+        """Join the audio embeddings of all prompts in reading order, shape `(sum, D)`."""
+        led = [place == 0 or not number for place, number in enumerate(self.shared.tolist())]
+        found = [row for row, leads in zip(self.audio_embeddings, led, strict=True) if leads and row is not None]
         return torch.cat(found) if found else None
+
+    @property
+    def read_rows(self) -> list[list[int]]:
+        """Return the tokens of each row that predict something, or come before one that does."""
+        ends = (self.loss_mask * torch.arange(1, self.tokens.shape[1] + 1, device=self.tokens.device)).amax(dim=1)
+        return [row[:end] for row, end in zip(self.tokens.tolist(), ends.tolist(), strict=True)]
 
     def rows(self, start: int, stop: int) -> PolicyBatch:
         """Take some of the rollouts."""
@@ -110,8 +122,21 @@ def collate(rollouts: Sequence[Rollout]) -> PolicyBatch:
         padded([rollout.targets for rollout in rollouts], IGNORED),
         padded([rollout.choices for rollout in rollouts], NOT_CHOSEN),
         *(nothing,) * 5,
+        shared=torch.tensor([0, *starmap(shared_prompt, pairwise(rollouts))]),
         audio_embeddings=tuple(rollout.audio_embeddings for rollout in rollouts),
     )
+
+
+def shared_prompt(before: Rollout, rollout: Rollout) -> int:
+    """Count the tokens of a prompt that two rollouts answer, 0 if they answer different ones."""
+    num_given = next(place for place, target in enumerate(rollout.targets) if target != IGNORED) + 1
+    alike = before.tokens[:num_given] == rollout.tokens[:num_given]
+    return num_given if alike and same_sound(before.audio_embeddings, rollout.audio_embeddings) else 0
+
+
+def same_sound(first: Tensor | None, second: Tensor | None) -> bool:
+    """Say whether two rollouts heard the same."""
+    return first is second or (first is not None and second is not None and torch.equal(first, second))
 
 
 @dataclass(frozen=True)
@@ -126,14 +151,23 @@ class Forward:
 
 def forward(learner: Learner, batch: PolicyBatch, rollouts: Rollouts, temperature: float) -> Forward:
     """Score what was chosen, among all that could have been, at the temperature at which it was drawn."""
-    hidden = learner.backbone(batch.tokens, batch.sound)
-    mask = batch.loss_mask
+    hidden, mask = read(learner.backbone, batch), batch.loss_mask
     logits = rollouts.logits(learner.backbone, hidden[mask]).float() / temperature
     allowed = rollouts.masks.to(logits.device)[batch.choices[mask]]
     chosen = token_logprobs(logits.masked_fill(~allowed, -torch.inf), batch.targets[mask] - rollouts.first_token)
     logprobs = torch.zeros(mask.shape, device=chosen.device).masked_scatter(mask, chosen)
     values = torch.zeros_like(logprobs) if learner.critic is None else learner.critic(hidden.float())
     return Forward(logprobs, values)
+
+
+def read(backbone: Backbone, batch: PolicyBatch) -> Tensor:
+    """Return the hidden state after each token of each row that counts, shape `(B, T, D)`."""
+    tree = grow(batch.read_rows, batch.shared.tolist()).to(batch.tokens.device)
+    hidden = backbone(
+        tree.tokens, batch.sound, positions=tree.positions, segments=tree.segments, trunk=tree.trunk
+    )  # (G, W, D)
+    places = F.pad(tree.places, (0, batch.tokens.shape[1] - tree.places.shape[1]))
+    return hidden.flatten(0, 1)[places]
 
 
 def remember(learner: Learner, batch: PolicyBatch, rollouts: Rollouts, temperature: float) -> Forward:

@@ -32,7 +32,7 @@ from tristep.training.exercises import Exercise, exercise, measure_of
 from tristep.training.policies import RewardedRecipe, ScaleSettings
 from tristep.training.reward_workers import Listeners, Measured
 from tristep.training.rlhf import Done, Hire, Piece
-from tristep.training.rollouts import Rollout
+from tristep.training.rollouts import Rollout, acting
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -55,14 +55,15 @@ class RolloutActor:
         self.learning = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
         chat = Chat(backbone.vocab, tokenizer)
         self.rollouts = exercise(recipe, chat, self.backbone, data_root, Listeners()).rollouts
-        self.temperature = recipe.rl.temperature
+        self.temperature, self.precision = recipe.rl.temperature, recipe.optim.precision
 
     def roll_out(self, weights: Weights, piece: Piece) -> list[Rollout]:
         """Answer the prompts of a piece as the policy with these weights does."""
         with torch.no_grad():
             for name, parameter in self.learning.items():
                 parameter.copy_(torch.tensor(weights[name]))
-        found = self.rollouts.roll_out(self.backbone, *piece, self.temperature)
+        actor = acting(self.backbone, self.precision)
+        found = self.rollouts.roll_out(actor, *piece, self.temperature)
         return [replace(rollout, audio_embeddings=at_home(rollout.audio_embeddings)) for rollout in found]
 
 

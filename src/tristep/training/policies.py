@@ -137,6 +137,10 @@ class RewardedHearing(Rewarded, HearingRecipe):
 class RewardedSpeaking(Rewarded, SpeakingRecipe):
     """A run in which the TTS mode learns from rewards."""
 
+    manner_only: bool = False
+    """Whether an answer is no more than the manner that it settles, before a word is spoken: `heeded` and `obedience`
+    reward that, in a hundredth of the time."""
+
 
 class RewardedConversing(Rewarded, ConversingRecipe):
     """A run in which the realtime mode learns from rewards: every exchange of its corpora is a prompt."""
@@ -147,6 +151,9 @@ class RewardedConversing(Rewarded, ConversingRecipe):
     """Turns of the user that are answered in a round."""
     answer_tokens: int = Field(default=MOST_TOKENS, gt=0)
     """The most tokens of an answer."""
+    own_turns: int = Field(default=0, ge=0)
+    """How many of the persona's last turns in the history the policy says itself, as in a session: so it meets what
+    it repeats."""
 
 
 def learns_from_rewards(recipe_path: Path) -> bool:

@@ -17,18 +17,20 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ
 from tristep.backbone.checkpoints import find_weights, load_backbone, load_encoder
+from tristep.backbone.int8 import compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.chat import Chat
 from tristep.codec.codec import Codec
 from tristep.codec.saying import load_cells
 from tristep.codec.speaker import SpeakerEncoder, similarity
 from tristep.codec.voice import Voice, is_sound, list_voices, read_voice, to_listening_rate
-from tristep.engine.answers import mean_logprob
+from tristep.engine.answers import mean_logprobs
 from tristep.engine.engine import Engine
 from tristep.engine.judging import BackbonePanel, DialoguePrompt, Judgement, Panel
 from tristep.engine.judging import Judge as Judging
@@ -36,7 +38,7 @@ from tristep.engine.talking import sounding
 from tristep.engine.witness import SpeechPrompt, Witness
 from tristep.modes.judge.data import RUBRICS
 from tristep.modes.realtime.data import turns
-from tristep.modes.realtime.persona import read_prompt, violations
+from tristep.modes.realtime.persona import read_prompt, shows_habit, violations
 from tristep.modes.tts.data import FEATURES, Utterance
 from tristep.objectives.rewards import intelligibility, likeness, obedience, opinion, shaped, variety, within_budget
 from tristep.phones import read_phones, without_repeats
@@ -54,10 +56,15 @@ others are texts; for transcripts all three are texts."""
 Compare = Callable[[Sequence[DialoguePrompt], Sequence[str], Sequence[str]], Sequence[Judgement]]
 """`judge(prompts, candidates, references)`: all there is to say of replies (`tristep.engine.judging.Judge.judge`)."""
 
+Likely = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""How likely replies are after turns of the user: turns, replies -> mean log-probabilities of their tokens."""
+
 LONGEST_RUN_S = 0.4
 """A code that is held longer is a decoder that is stuck."""
 SHORTEST, LONGEST = 0.6, 1.6
 """Honest durations, as a share of that of the same text as somebody said it."""
+USUAL = 3
+"""The degree of a manner that is the voice's own."""
 ENOUGH_PACE = 0.3
 """Octaves of pace that nobody can miss: a quarter faster, or a fifth slower."""
 STRANGERS = 0.1
@@ -83,8 +90,7 @@ class Listeners:
     judge: Judge | None = None
     compare: Compare | None = None
     """A judge of replies that says what it thinks of each aspect; it comes before `judge`."""
-    likely: Callable[[str, str], float] | None = None
-    """How likely a reply is after a turn of the user: turn, reply -> mean log-probability of its tokens."""
+    likely: Likely | None = None
 
 
 VERIFIERS = ("intelligibility", "legibility", "character")
@@ -171,10 +177,13 @@ def measure_speech(
 def code_rewards(
     answers: Sequence[Spoken], code_rate_hz: float, read: Callable[[Sequence[int]], str] | None = None
 ) -> Rewards:
-    """Reward codes without rendering them: `variety`, `duration`, `tempo`, `obedience`, and `phones` by a reader."""
+    """Reward codes without rendering them: `variety`, `duration`, `tempo`, and `phones` by a reader.
+
+    `obedience` and `heeded` reward the manner: how far it goes the way that was asked for, and whether all of it does.
+    """
     lengths = torch.tensor([len(answer.utterance.codes) for answer in answers])
     codes = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(answer.utterance.codes, dtype=torch.long) for answer in answers], batch_first=True
+        [torch.tensor(answer.utterance.codes or (0,), dtype=torch.long) for answer in answers], batch_first=True
     )
     kept = torch.arange(codes.shape[1]) < lengths[:, None]
     wanted = torch.tensor([len(answer.asked.reference.codes) for answer in answers]).clamp(min=1)
@@ -183,6 +192,7 @@ def code_rewards(
         "duration": within_budget(lengths.float(), SHORTEST * wanted, LONGEST * wanted),
         "tempo": torch.tensor([tempo_obeyed(answer) for answer in answers]),
         "obedience": torch.tensor([manner_obeyed(answer) for answer in answers]),
+        "heeded": torch.tensor([float(manner_heeded(answer)) for answer in answers]),
     } | ({"phones": torch.tensor([phones_said(answer, read) for answer in answers])} if read else {})
 
 
@@ -192,10 +202,18 @@ def manner_obeyed(answer: Spoken) -> float:
     features = [feature for feature in FEATURES if feature in manner]
     if not features:
         return 1.0
-    asked = torch.tensor([manner[feature] - 3 for feature in features])
-    settled = torch.tensor([getattr(answer.utterance.manner, feature) - 3 for feature in features])
+    asked = torch.tensor([manner[feature] - USUAL for feature in features])
+    settled = torch.tensor([getattr(answer.utterance.manner, feature) - USUAL for feature in features])
     enough = asked.abs().clamp(min=1)
     return float(obedience(settled / enough, asked.sign(), 1.0).mean())
+
+
+def manner_heeded(answer: Spoken) -> bool:
+    """Say whether all that was asked for goes the way that it was asked for, and nothing else moves."""
+    asked, settled = answer.asked.direction.manner, answer.utterance.manner
+    return all(
+        np.sign(asked.get(feature, USUAL) - USUAL) == np.sign(getattr(settled, feature) - USUAL) for feature in FEATURES
+    )
 
 
 def tempo_obeyed(answer: Spoken) -> float:
@@ -203,7 +221,7 @@ def tempo_obeyed(answer: Spoken) -> float:
     if not answer.asked.usual_codes:
         return 1.0
     octaves = math.log2(answer.asked.usual_codes / max(1, len(answer.utterance.codes)))
-    asked = torch.tensor(answer.asked.direction.manner.get("pace", 3) - 3)
+    asked = torch.tensor(answer.asked.direction.manner.get("pace", USUAL) - USUAL)
     return float(obedience(torch.tensor(octaves), asked.sign(), ENOUGH_PACE))
 
 
@@ -243,17 +261,19 @@ def measure_replies(rollouts: Sequence[Rollout], names: AbstractSet[str], listen
     """Read replies.
 
     `character` is 1 where the rules of `modes/realtime/persona.py` find nothing; `ending` is 1 where a reply came to
-    its end by itself; `wording` is 1 - CER against the reference, for replies of which only one is right. `relevance`
-    asks a text model how much likelier a reply is after its own turn than after another's, in nats a token, shaped.
+    its end by itself; `habit` is 1 where one of the card's verbal habits is heard, once, and more is said, or where it
+    has none; `wording` is 1 - CER against the reference, for replies of which only one is right. `relevance` asks a
+    text model how much likelier a reply is after its own turn than after another's, in nats a token, shaped.
     """
     answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, Replied)]
     rewards = {
         "character": torch.tensor([float(not out_of_character(answer)) for answer in answers]),
         "ending": torch.tensor([float(answer.is_whole) for answer in answers]),
+        "habit": torch.tensor([float(in_the_habit(answer)) for answer in answers]),
         "wording": intelligibility(torch.tensor([misspelt(answer) for answer in answers])),
     }
     if "relevance" in names and listeners.likely is not None:
-        rewards["relevance"] = shaped(torch.tensor([gain(answer, listeners.likely) for answer in answers]))
+        rewards["relevance"] = shaped(torch.tensor(gains(answers, listeners.likely)))
     if not RUBRICS["dialogue"].keys().isdisjoint(names) or "judge" in names:
         rewards |= compared(answers, listeners)
     return Measured(only(rewards, names))
@@ -266,16 +286,26 @@ def out_of_character(answer: Replied) -> list[str]:
     return violations(read_prompt(exchange.persona, exchange.language), answer.text, earlier)
 
 
+def in_the_habit(answer: Replied) -> bool:
+    """Say whether a reply shows a verbal habit of the card, or the card has none."""
+    card = read_prompt(answer.exchange.persona, answer.exchange.language)
+    return not card.verbal_habits or shows_habit(card, answer.text)
+
+
 def misspelt(answer: Replied) -> float:
     """Return the character error rate of a reply against the reference, as both are written."""
     return edit_rate(*(" ".join(text.replace(" ", "\u2423")) for text in (answer.exchange.answer, answer.text)))
 
 
-def gain(answer: Replied, likely: Callable[[str, str], float]) -> float:
-    """Return how much likelier a reply is after its own turn than after another's; of nothing said, what is worst."""
-    if not answer.text:
-        return -float("inf")
-    return likely(answer.exchange.text, answer.text) - likely(answer.other, answer.text)
+def gains(answers: Sequence[Replied], likely: Likely) -> list[float]:
+    """Return how much likelier replies are after their own turns than after others'; of nothing said, what is worst."""
+    said = [answer for answer in answers if answer.text]
+    if not said:
+        return [-math.inf] * len(answers)
+    turns = [answer.exchange.text for answer in said] + [answer.other for answer in said]
+    found = likely(turns, [answer.text for answer in said] * 2)
+    known = iter(own - other for own, other in zip(found[: len(said)], found[len(said) :], strict=True))
+    return [next(known) if answer.text else -math.inf for answer in answers]
 
 
 def compared(answers: Sequence[Replied], listeners: Listeners) -> Rewards:
@@ -387,12 +417,18 @@ def load_readers(named: ListenerSettings, panel: Panel | None = None) -> Listene
     return Listeners(compare=compare, likely=likelihood(named.text_model) if named.text_model else None)
 
 
-def likelihood(weights: str) -> Callable[[str, str], float]:
-    """Let a text model say how likely a reply is after a turn, without any persona."""
+def likelihood(weights: str) -> Likely:
+    """Let a text model say how likely replies are after turns, without any persona."""
     backbone, tokenizer = load_backbone(weights)
     merge_low_rank(backbone)
+    compute_in(backbone, "bf16")
     chat = Chat(backbone.eval().vocab, tokenizer)
-    return lambda said, reply: mean_logprob(backbone, chat.prompt(turns("", [], said)), tokenizer.encode(reply))
+
+    def likely(said: Sequence[str], replies: Sequence[str]) -> list[float]:
+        prompts = [chat.prompt(turns("", [], each)) for each in said]
+        return mean_logprobs(backbone, prompts, [tokenizer.encode(reply) for reply in replies])
+
+    return likely
 
 
 def embedder(encoder: SpeakerEncoder) -> Callable[[Tensor], Tensor]:

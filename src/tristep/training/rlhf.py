@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ from tristep.training.metrics import append_metrics
 from tristep.training.policies import RewardedRecipe
 from tristep.training.recipes import Lesson
 from tristep.training.reward_workers import Listeners, Measured, joined
-from tristep.training.rollouts import Replied, Rollout, Rollouts, Transcribed, seeds_of
+from tristep.training.rollouts import Replied, Rollout, Rollouts, Transcribed, acting, seeds_of
 from tristep.training.step import Task
 from tristep.training.supervised import train
 
@@ -152,7 +152,8 @@ class Rounds:
         pieces = [(indices[at : at + size], seeds[at : at + size]) for at in range(0, len(indices), size)]
         backbone = self.learner.backbone
         if self.crew is None:
-            found = [self.rollouts.roll_out(backbone, *piece, self.recipe.rl.temperature) for piece in pieces]
+            actor = acting(backbone, self.recipe.optim.precision)
+            found = [self.rollouts.roll_out(actor, *piece, self.recipe.rl.temperature) for piece in pieces]
             done = [(rollouts, self.measure(rollouts)) for rollouts in found]
         else:
             learning = {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad}
@@ -275,13 +276,13 @@ def shown_answer(rollout: Rollout, measured: Measured, place: int) -> str:
     return f"{earned}: {len(answer.utterance.codes)} codes for {asked.text!r}, {asked.direction.instructions!r}"
 
 
-def evaluate(model: nn.Module, taken: Exercise) -> dict[str, float]:
+def evaluate(model: nn.Module, taken: Exercise, precision: Literal["fp32", "bf16"] = "fp32") -> dict[str, float]:
     """Answer the held-out prompts, and say what that earns; for transcripts WER too."""
     assert isinstance(model, Learner)
-    found: list[Rollout] = []
+    found, actor = list[Rollout](), acting(model.backbone, precision)
     for start in range(0, taken.num_dev, DEV_BATCH):
         indices = range(start, min(start + DEV_BATCH, taken.num_dev))
-        found += taken.dev.roll_out(model.backbone, indices, [[index] for index in indices], taken.dev_temperature)
+        found += taken.dev.roll_out(actor, indices, [[index] for index in indices], taken.dev_temperature)
     measured = taken.measure(found)
     measures = {name: float(part.mean()) for name, part in measured.rewards.items()}
     heard = [rollout.answer for rollout in found if isinstance(rollout.answer, Transcribed)]
@@ -334,7 +335,7 @@ def run_rlhf(
     if learner.critic is not None:
         groups.append({"name": "critic", "lr": recipe.rl.critic_lr, "params": list(learner.critic.parameters())})
     losses = partial(policy_losses, rollouts=taken.rollouts, settings=recipe.rl, lesson=lesson)
-    measured = partial(evaluate, taken=taken)
+    measured = partial(evaluate, taken=taken, precision=recipe.optim.precision)
     with hired(recipe, data_root, out, taken, hire) as crew:
         rounds = Rounds(learner, taken.rollouts, taken.measure, recipe, out, lesson, crew)
         task = Task(learner, losses, rounds.batch_at, measured, groups, round_steps=recipe.rl.updates)

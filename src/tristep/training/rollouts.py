@@ -9,7 +9,9 @@ count.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,9 +20,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
+from tristep.backbone.int8 import compute_in
+from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat, Turn
-from tristep.engine.answers import Words, notes
+from tristep.engine.answers import SAMPLING, Words, notes
 from tristep.engine.drawing import draw_completions
 from tristep.engine.reciting import Sampling, recite
 from tristep.engine.sampling import Completion
@@ -28,12 +32,13 @@ from tristep.modes.asr.data import Style
 from tristep.modes.asr.data import turns as listening_turns
 from tristep.modes.asr.decoding import Constraint, parse, token_budget
 from tristep.modes.realtime.decoding import allowed
-from tristep.modes.tts.data import DEGREES, FEATURES, IGNORED, NEXT, Utterance, Word, render
+from tristep.modes.tts.data import DEGREES, FEATURES, IGNORED, NEXT, Utterance, Word, render, render_manner
 from tristep.modes.tts.data import turns as speaking_turns
 from tristep.modes.tts.decoding import Recital, word_budget
 from tristep.training import hearing, speaking
 from tristep.training.conversing import Exchange, ItemSource, as_heard, given
 from tristep.training.mixture import CorpusSettings, Mixture, batch_finder
+from tristep.training.policies import RewardedSpeaking
 from tristep.training.speaking import NOTHING_ASKED, Direction
 
 ENCODER_HZ = 50
@@ -135,6 +140,19 @@ def seeds_of(seed: int, number: int, num_prompts: int, group_size: int) -> list[
     return [[int(word) >> 1 for word in group] for group in words.reshape(num_prompts, group_size)]
 
 
+def acting(backbone: Backbone, precision: Literal["fp32", "bf16"]) -> Backbone:
+    """Return who answers: the policy itself, or in bf16 a copy with its updates folded in, which writes twice as fast.
+
+    How the copy is rounded is no matter: the log-probabilities that are learnt from are the policy's own.
+    """
+    if precision == "fp32":
+        return backbone
+    actor = deepcopy(backbone).requires_grad_(False)
+    merge_low_rank(actor)
+    compute_in(actor, "bf16")
+    return actor
+
+
 class HearingRollouts:
     """Sounds, and transcripts that are drawn for them."""
 
@@ -213,10 +231,10 @@ def embedded(backbone: Backbone, frames: Sequence[Tensor]) -> list[Tensor]:
 class SpeakingRollouts:
     """Texts, and codes that are drawn for them."""
 
-    def __init__(self, chat: Chat, clips: list[speaking.Clip], recipe: speaking.SpeakingRecipe, first: int) -> None:
+    def __init__(self, chat: Chat, clips: list[speaking.Clip], recipe: RewardedSpeaking, first: int) -> None:
         self.chat, self.clips, self.first_token = chat, clips, first
         self.rate_hz, self.seed = recipe.codes.rate_hz, recipe.optim.seed
-        self.instructed_share = recipe.data.instructed_share
+        self.instructed_share, self.manner_only = recipe.data.instructed_share, recipe.manner_only
         spoken = [clip.utterance for clip in clips if clip.utterance.codes]
         letters = sum(letters_of(utterance) for utterance in spoken)
         self.codes_per_letter = sum(len(utterance.codes) for utterance in spoken) / letters if letters else 0.0
@@ -239,8 +257,11 @@ class SpeakingRollouts:
         prompts = [self.chat.prompt(self.turns(asked)) for asked in wanted]
         sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         with parametrize.cached():  # what the codes' rows share is added up once, and not for every token
-            for _ in recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling):
+            steps = recite(backbone, prompts, recitals, [seed for own in seeds for seed in own], sampling)
+            for _ in islice(steps, len(FEATURES)) if self.manner_only else steps:
                 pass
+        if self.manner_only:
+            return [self.settled(asked, recital) for asked, recital in zip(wanted, recitals, strict=True)]
         return [self.rollout(*row) for row in zip(wanted, words, recitals, strict=True)]
 
     def asked(self, index: int, seed: int) -> Asked:
@@ -254,6 +275,15 @@ class SpeakingRollouts:
     def turns(self, asked: Asked) -> list[Turn]:
         """Build what the model is given."""
         return speaking_turns(asked.text, asked.direction.instructions)
+
+    def settled(self, asked: Asked, recital: Recital) -> Rollout:
+        """Write down a manner: every feature of it was chosen, and nothing was said."""
+        sample = render_manner(self.chat, self.turns(asked), recital.settled)
+        targets = [*sample.targets[:-2], IGNORED, IGNORED]  # `tts_start` is given
+        before = len(targets) - len(FEATURES) - 2
+        choices = [NOT_CHOSEN] * before + [*range(len(FEATURES)), NOT_CHOSEN, NOT_CHOSEN]
+        answer = Spoken(asked, Utterance((), (), recital.settled), "stop")
+        return Rollout(sample.tokens, targets, choices, None, answer)
 
     def rollout(self, asked: Asked, words: list[str], recital: Recital) -> Rollout:
         """Write down one answer as a training sample, and what was a choice in it."""
@@ -313,7 +343,7 @@ class ConversingRollouts:
 
     def __init__(
         self, sources: Mapping[str, ItemSource], corpora: Mapping[str, CorpusSettings],
-        num_prompts: int, budget: int, seed: int,
+        num_prompts: int, budget: int, seed: int, own_turns: int = 0,
     ) -> None:  # fmt: skip
         """Take the exchanges of all corpora; clips without an answer are left to rehearsal.
 
@@ -323,6 +353,7 @@ class ConversingRollouts:
             num_prompts: Exchanges of an update.
             budget: The most tokens of a reply.
             seed: Shuffles them.
+            own_turns: How many of the persona's last turns in the history are what it would say itself.
 
         Raises:
             ValueError: If there is no exchange.
@@ -331,7 +362,7 @@ class ConversingRollouts:
         self.asked = [(name, item) for name, item in named if isinstance(item, Exchange)]
         if not self.asked:
             raise ValueError(f"the corpora {', '.join(sources)} have no exchange to be answered: name one in [data]")
-        self.sources, self.budget = sources, budget
+        self.sources, self.budget, self.own_turns = sources, budget, own_turns
         self.chat = next(iter(sources.values())).chat
         repeats = np.array([corpora[name].repeat for name, _ in self.asked])
         self._find = batch_finder(Mixture(np.ones(len(repeats)), repeats, num_prompts, seed))
@@ -347,7 +378,11 @@ class ConversingRollouts:
     ) -> list[Rollout]:
         """Note what was said in sound, and draw replies."""
         heard = self.heard(backbone, indices)
-        prompts = [self.prompt(index, row, own[0]) for index, row, own in zip(indices, heard, seeds, strict=True)]
+        exchanges = [self.asked[index][1] for index in indices]
+        for back in range(self.own_turns, 0, -1):
+            exchanges = self.relived(backbone, exchanges, back, [own[0] for own in seeds])
+        rows = zip(indices, exchanges, heard, seeds, strict=True)
+        prompts = [self.prompt(index, exchange, row, own[0]) for index, exchange, row, own in rows]
         sound = torch.cat(found) if (found := [row for row in heard if row is not None]) else None
         spoken = [place for place, row in enumerate(heard) if row is not None]
         noted = notes(backbone, self.chat, [prompts[place] for place in spoken], sound) if spoken else []
@@ -356,11 +391,36 @@ class ConversingRollouts:
         sampling = Sampling(temperature, top_k=backbone.vocab.size, top_p=1.0, ends_apart=False)
         words, budgets = Words(backbone.vocab), [self.budget] * len(prompts)
         groups = draw_completions(backbone, prompts, sound, words, budgets, seeds, sampling)
+        others = [self.other(index, own[0]) for index, own in zip(indices, seeds, strict=True)]
         return [
-            self.rollout(prompt, completion, row, index, own[0])
-            for prompt, group, row, index, own in zip(prompts, groups, heard, indices, seeds, strict=True)
+            self.rollout(prompt, completion, row, exchange, other)
+            for prompt, group, row, exchange, other in zip(prompts, groups, heard, exchanges, others, strict=True)
             for completion in group
         ]
+
+    def relived(
+        self, backbone: Backbone, exchanges: Sequence[Exchange], back: int, seeds: Sequence[int]
+    ) -> list[Exchange]:
+        """Let the policy say the turn of the persona that is the `back`-th from the end, where there is one.
+
+        In a conversation its history is its own: what it repeats, it has said itself.
+        """
+        new, asked = list(exchanges), list[tuple[int, int]]()
+        for number, exchange in enumerate(exchanges):
+            said = [place for place, (role, _) in enumerate(exchange.history) if role == "assistant" and place]
+            asked += [(number, said[-back])] if len(said) >= back else []
+        if not asked:
+            return new
+        prompts = [self.chat.prompt(before_turn(exchanges[number], place)) for number, place in asked]
+        words, budgets = Words(backbone.vocab), [self.budget] * len(prompts)
+        drawn = draw_completions(
+            backbone, prompts, None, words, budgets, [[seeds[number] + back] for number, _ in asked], SAMPLING
+        )
+        for (number, place), (completion,) in zip(asked, drawn, strict=True):
+            turn = ("assistant", self.chat.tokenizer.decode(completion.tokens).strip())
+            history = exchanges[number].history
+            new[number] = replace(exchanges[number], history=(*history[:place], turn, *history[place + 1 :]))
+        return new
 
     def heard(self, backbone: Backbone, indices: Sequence[int]) -> list[Tensor | None]:
         """Return what the decoder sees of each turn's sound, shape `(N, D)`; None where it was typed."""
@@ -369,12 +429,11 @@ class ConversingRollouts:
         known = iter(embedded(backbone, found) if (found := [row for row in frames if row is not None]) else [])
         return [None if row is None else next(known) for row in frames]
 
-    def prompt(self, index: int, heard: Tensor | None, seed: int) -> list[int]:
+    def prompt(self, index: int, exchange: Exchange, heard: Tensor | None, seed: int) -> list[int]:
         """Ask for a reply; a share of the typed turns is written as the ear hears, as in training."""
-        name, exchange = self.asked[index]
         if heard is not None:
             return self.chat.prompt(given(exchange, len(heard), heard=True))
-        by_ear = np.random.default_rng(seed).random() < self.sources[name].settings.heard_share
+        by_ear = np.random.default_rng(seed).random() < self.sources[self.asked[index][0]].settings.heard_share
         return self.chat.prompt(given(exchange, as_heard(exchange.text) if by_ear else exchange.text, by_ear))
 
     def other(self, index: int, seed: int) -> str:
@@ -383,7 +442,7 @@ class ConversingRollouts:
         return self.asked[(index + shift) % len(self.asked)][1].text
 
     def rollout(
-        self, prompt: list[int], completion: Completion, heard: Tensor | None, index: int, seed: int
+        self, prompt: list[int], completion: Completion, heard: Tensor | None, exchange: Exchange, other: str
     ) -> Rollout:
         """Write down one reply: every token of it was chosen, the end of the turn too."""
         chosen, is_whole = list(completion.tokens), completion.finish_reason == "stop"
@@ -396,9 +455,15 @@ class ConversingRollouts:
             targets=[IGNORED] * before + chosen + [IGNORED],
             choices=[NOT_CHOSEN] * before + [0] * len(chosen) + [NOT_CHOSEN],
             audio_embeddings=heard,
-            answer=Replied(self.asked[index][1], self.other(index, seed), text, is_whole),
+            answer=Replied(exchange, other, text, is_whole),
         )
 
     def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
         """Score the whole vocabulary."""
         return backbone.logits(hidden)
+
+
+def before_turn(exchange: Exchange, place: int) -> list[Turn]:
+    """Build what the turn at a place of the history replied to."""
+    earlier = replace(exchange, history=exchange.history[: place - 1])
+    return given(earlier, exchange.history[place - 1][1], heard=False)

@@ -22,6 +22,8 @@ from tristep.config import Settings, parse
 
 MAX_WORDS = 45
 """An answer that is spoken is short: this many words take about fifteen seconds."""
+LEAST_BESIDE = 2
+"""Words that an answer has at least beside a verbal habit."""
 LEAVES_THE_ROLE = re.compile(
     r"\bas an? (?:ai|artificial|virtual|language model|chatbot)"
     r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|artificial|virtual|digital|language model|chatbot|bot\b|computer)"
@@ -127,6 +129,13 @@ def habits_shown(card: PersonaCard, answers: Iterable[str]) -> float | None:
     """Return the share of answers in which one of the card's verbal habits is heard; None where it has none."""
     heard = [any(plain(habit) in plain(answer) for habit in card.verbal_habits) for answer in answers]
     return sum(heard) / len(heard) if heard and card.verbal_habits else None
+
+
+def shows_habit(card: PersonaCard, answer: str) -> bool:
+    """Say whether an answer shows one of the card's verbal habits, once, and says more than that."""
+    said, habits = plain(answer), [plain(habit) for habit in card.verbal_habits]
+    heard = [habit for habit in habits for _ in re.findall(rf"\b{re.escape(habit)}\b", said)]
+    return len(heard) == 1 and len(said.split()) >= len(heard[0].split()) + LEAST_BESIDE
 
 
 def plain(text: str) -> str:
