@@ -66,7 +66,7 @@ class Int8Linear(nn.Module):
 
 def multiplies_int8() -> bool:
     """Return whether this processor sums products of eight-bit numbers without overflow (VNNI)."""
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
 
 
