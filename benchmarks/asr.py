@@ -155,7 +155,8 @@ def decode(engine: Engine, batches: list[list[Tensor]], heard: list[Adapted], so
     completions = []
     pairs = track(list(zip(batches, heard, strict=True)), source, console=Console(stderr=True), transient=True)
     for batch, adapted in pairs:
-        rows = [Completion(token_budget(len(waveform) / LISTEN_HZ)) for waveform in batch]
+        budgets = [token_budget(len(waveform) / LISTEN_HZ) for waveform in batch]
+        rows = [Completion(num, bias=bias) for num, bias in zip(budgets, engine.biases(adapted), strict=True)]
         completions += engine.answer(adapted, rows, sources=sources_of(engine, adapted, source))
     if engine.backbone.embedding.weight.is_cuda:
         torch.cuda.synchronize()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tristep.backbone.audio_encoder import AudioEncoder
-from tristep.codec.codec import Codec, as_toml
+from tristep.codec.codec import KNEE, Codec, as_toml, limited
 from tristep.codec.voice import Voice
 from tristep.config import CodecConfig, EncoderConfig, load_codec_config, load_toml
 
@@ -102,3 +102,13 @@ def test_weights_of_another_codec_are_refused(codec: Codec, encoder: AudioEncode
     (tmp_path / "codec.toml").write_text(as_toml(codec.config).replace("levels = [4, 4, 4]", "levels = [4, 4]"))
     with pytest.raises(ValueError, match=r"tokenizer.safetensors does not fit codec.toml"):
         Codec.load(tmp_path, encoder)
+
+
+def test_loud_sound_is_bent_and_never_cut_off() -> None:
+    loud = torch.linspace(-4, 4, 801)
+    bent = limited(loud)
+    quiet = loud.abs() <= KNEE
+    torch.testing.assert_close(bent[quiet], loud[quiet])
+    assert bent.abs().max() <= 1
+    assert (bent[1:] >= bent[:-1]).all()
+    torch.testing.assert_close(bent, -bent.flip(0))

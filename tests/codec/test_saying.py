@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tristep.codec.saying import PhoneCells, read_cells
+from tristep.codec.saying import PhoneCells, read_cells, silent_codes
 from tristep.codec.tokenizer import Lattice
-from tristep.phones import PHONES, UNLABELLED
+from tristep.phones import PHONES, SILENCE, UNLABELLED
 
 LEVELS = (3, 3, 3)
 NUM_PHONE_DIMS = 2
@@ -55,3 +55,12 @@ def test_cells_are_what_the_reader_says_of_each_combination() -> None:
     point = Lattice(LEVELS).points(torch.tensor([5]))[0, :NUM_PHONE_DIMS]
     expected = reader(point).view(2, -1).log_softmax(dim=-1)
     torch.testing.assert_close(logprobs[5], expected)
+
+
+def test_a_code_is_silent_where_its_cell_says_silence_from_end_to_end() -> None:
+    logprobs = torch.full((3, 2, len(PHONES)), -20.0)
+    says = [(SILENCE, SILENCE), (SILENCE, "a"), ("a", "a")]
+    for cell, frames in enumerate(says):
+        for frame, phone in enumerate(frames):
+            logprobs[cell, frame, PHONES.index(phone)] = 0.0
+    assert silent_codes(logprobs, 7).tolist() == [True, False, False, True, False, False, True]

@@ -17,7 +17,7 @@ TOKENIZER = byte_tokenizer()
 VOCAB = Vocab(load_backbone_config("toy").vocab)
 END = VOCAB.control("turn_end")
 TEXT_ONLY = torch.zeros(VOCAB.size).masked_fill(torch.arange(VOCAB.size) >= VOCAB.config.num_text, -torch.inf)
-CPU = PassCosts(several=0.1, token=0.1)
+CPU = PassCosts(token=0.1)
 
 
 def hypothesis(text: str) -> Hypothesis:
@@ -97,6 +97,13 @@ def test_more_is_drafted_where_more_is_right_and_fewer_rows_share_a_pass() -> No
     by_rows = [best_depth(0.8, num_rows, 12, CPU)[0] for num_rows in (1, 4, 16, 256)]
     assert by_rows == sorted(by_rows, reverse=True)
     assert by_rows[0] > by_rows[-1]
+
+
+def test_a_draft_fills_what_the_kernel_multiplies_at_once() -> None:
+    blocks = PassCosts(token=0.02, block=0.5)
+    assert blocks.of(4) == pytest.approx(1.06)
+    assert blocks.of(5) == pytest.approx(1.58)
+    assert {best_depth(rate, 1, 12, blocks)[0] for rate in (0.5, 0.6, 0.7)} == {3}
 
 
 @given(st.floats(0, 1), st.integers(1, 64), st.integers(0, 12), st.floats(0, 1))

@@ -20,7 +20,7 @@ from tristep.engine.writers import DrawingWriter, TextWriter
 from tristep.modes.asr.decoding import Constraint
 from tristep.vocab import byte_tokenizer
 
-FREE, DEAR = PassCosts(several=0.0, token=0.0), PassCosts(several=9.0, token=9.0)
+FREE, DEAR = PassCosts(token=0.0), PassCosts(token=9.0)
 
 
 class Endless(Constraint):

@@ -13,7 +13,7 @@ from tristep.backbone.model import Backbone
 from tristep.codec.codec import Codec
 from tristep.codec.voice import Voice
 from tristep.config import load_backbone_config, load_codec_config
-from tristep.engine.talking import MAX_INSTRUCTIONS, Talker
+from tristep.engine.talking import MAX_INSTRUCTIONS, Talker, sounding
 from tristep.mark import SYNTHETIC, is_marked
 from tristep.vocab import byte_tokenizer
 
@@ -59,6 +59,24 @@ def test_the_duration_follows_the_speed(speed: float) -> None:
     assert paced.sentences[1].start_s * speed == pytest.approx(natural.sentences[1].start_s, rel=0.03)
     stream = talker().stream_speech(TEXT, voice(), speed=speed)
     torch.testing.assert_close(torch.cat(list(stream)), paced.waveform, atol=5e-3, rtol=1e-2)
+
+
+def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    recital = talker().recitals(["Hello there."])[0]
+    for _ in talker().recite(["Hello there."], [recital], talker().request(voice(), "", 3, None), 0):
+        pass
+    codes = recital.codes
+    silent = torch.zeros(talker().codec.codebook_size, dtype=torch.bool)
+    silent[codes[:4]] = True
+    num_silent = next(place for place, code in enumerate(codes) if not silent[code])
+    monkeypatch.setattr(talker().codec, "silent", silent)
+    lengths = [
+        sum(map(len, talker().stream_speech("Hello there.", voice(), seed=3, at_once=at_once)))
+        for at_once in (False, True)
+    ]
+    seconds = (num_silent - 1) / talker().codec.code_rate_hz / sounding(recital.settled)["tempo"]
+    assert num_silent > 3
+    assert lengths[0] - lengths[1] == pytest.approx(seconds * SPEAK_HZ, abs=0.02 * SPEAK_HZ)  # frames are 10 ms
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from tristep.vocab import byte_tokenizer
 SEEDS = st.integers(0, 10_000)
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=4)
 LANGUAGES = st.sampled_from([None, "en", "de"])
-FREE = PassCosts(several=0.0, token=0.0)
-DEAR = PassCosts(several=0.0, token=1.0)
-COSTS = st.sampled_from([FREE, PassCosts(several=0.1, token=0.1), DEAR])
+FREE = PassCosts(token=0.0)
+DEAR = PassCosts(token=1.0)
+COSTS = st.sampled_from([FREE, PassCosts(token=0.1, block=0.1), DEAR])
 
 
 class Letters(Constraint):

@@ -29,7 +29,7 @@ from tristep.modes.asr.decoding import Constraint, repetition_start
 from tristep.modes.tts.decoding import Recital
 from tristep.vocab import byte_tokenizer
 
-FREE = PassCosts(several=0.0, token=0.0)
+FREE = PassCosts(token=0.0)
 LONG_WORD = ["an", "unusually", "longwindedandneverendingword", "it", "is"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import groupby, product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -64,12 +65,12 @@ def test_the_cost_is_that_of_the_best_of_all_paths(seed: int, before: tuple[int,
     few = (2 * torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).log_softmax(-1)
     paths = LetterPaths(torch.zeros(5, BLANK + 1))
     lost = few - few.amax(dim=1, keepdim=True)
-    paths.sums = torch.full((BLANK + 1, 6), -1e6, dtype=torch.float64)
+    paths.sums = np.full((BLANK + 1, 6), -1e6)
     paths.sums[[0, 1, 2, -1]] = torch.cat([torch.zeros(1, 4, dtype=torch.float64), lost.cumsum(dim=0)]).T
-    start = torch.full((6,), -1e9, dtype=torch.float64)
-    nothing = start.clone()
+    start = np.full(6, -1e9)
+    nothing = start.copy()
     start[0] = 0.0
-    paths.columns = {(): paths.anywhere._replace(letter=nothing, blank=torch.maximum(start, paths.sums[-1]))}
+    paths.columns = {(): paths.anywhere._replace(letter=nothing, blank=np.maximum(start, paths.sums[-1]))}
     expected = cost_by_enumeration(few, list(before), [letter])
     assert paths.cost_next(before, (letter,)) == pytest.approx(expected, abs=1e-6)
 
@@ -127,3 +128,8 @@ def test_what_was_forgotten_is_worked_out_again(seed: int, text: str) -> None:
     for end in range(0, len(tokens), 7):
         used([TAG, *tokens[:end]], logits)
     assert used([TAG, *tokens], logits) == fresh([TAG, *tokens], logits)
+
+
+def test_a_digit_that_says_another_number_loses_nothing() -> None:
+    bias = bias_of("__th_ir_t_y__")
+    assert chosen(bias, "3", {"0": 0.0, "a": 1.5}) == "0"

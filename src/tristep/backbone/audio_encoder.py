@@ -14,6 +14,7 @@ thirty letters, and not enough to learn a thousand tokens from nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tristep.backbone.transformer import Block, Context, RMSNorm, rotary
+from tristep.backbone.transformer import Block, Context, RMSNorm, draw_normal, rotary
 from tristep.config import AdaptorConfig, DecoderConfig, EncoderConfig
 from tristep.text import LETTERS
 
@@ -60,9 +61,10 @@ class EncoderBlock(nn.Module):
 
 
 def sinusoids(num_positions: int, dim: int) -> Tensor:
-    """Whisper's fixed position table, shape `(num_positions, dim)`."""
-    scale = torch.exp(-torch.arange(dim // 2) * (torch.log(torch.tensor(10_000.0)) / (dim // 2 - 1)))
-    angles = torch.arange(num_positions)[:, None] * scale
+    """Whisper's fixed position table, shape `(num_positions, dim)`; on the processor, as meta tensors take a second."""
+    places = torch.arange(max(num_positions, dim), device="cpu")
+    scale = torch.exp(-places[: dim // 2] * (math.log(10_000) / (dim // 2 - 1)))
+    angles = places[:num_positions, None] * scale
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -75,7 +77,7 @@ class AudioEncoder(nn.Module):
         self.conv1 = nn.Conv1d(config.num_mels, config.dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.dim, config.dim, kernel_size=3, stride=2, padding=1)
         for conv in (self.conv1, self.conv2):  # a frozen random encoder must not drown sound in its position table
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            draw_normal(conv.weight, math.sqrt(2 / conv.weight[0].numel()))
         self.positions = nn.Parameter(sinusoids(config.max_frames, config.dim))
         self.blocks = nn.ModuleList(EncoderBlock(config.dim, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.dim)
@@ -218,7 +220,7 @@ class CtcAdaptor(nn.Module):
         self.ctc_head = nn.Linear(width, config.num_ctc_tokens + 1)
         self.blank = nn.Parameter(torch.zeros(dim))
         self.residual = nn.Linear(width, dim)
-        self.register_buffer("ctc_tokens", torch.arange(config.num_ctc_tokens))
+        self.register_buffer("ctc_tokens", torch.arange(config.num_ctc_tokens, device="cpu"))
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
 

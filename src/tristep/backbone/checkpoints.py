@@ -98,11 +98,20 @@ def load_backbone(
     with torch.device("meta"):
         backbone = Backbone(config_of_mode(config, own) if own else config)
         restore_low_rank(backbone, own["low_rank"] if own else index["low_rank"])
-    backbone.to(dtype or torch.float32).to_empty(device=device)
+    give_memory(backbone, device, dtype or torch.float32)
     shared = {name: entry for name, entry in index["tensors"].items() if not (own and is_own(name))}
     fill_from_shards(stored_tensors(backbone), shared | own.get("tensors", {}), folder)
     check_file(folder / TOKENIZER)
     return backbone, TextTokenizer(Tokenizer.from_file(str(folder / TOKENIZER)))
+
+
+def give_memory(module: nn.Module, device: str | torch.device, dtype: torch.dtype) -> None:
+    """Give tensors that have none memory, to be filled; torch's `to_empty` imports sympy, for a third of a second."""
+    empty = {
+        name: torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device=device)
+        for name, tensor in module.state_dict().items()
+    }
+    module.load_state_dict(empty, assign=True)
 
 
 def served_modes(folder: str | Path) -> tuple[str, ...]:

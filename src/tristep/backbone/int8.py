@@ -4,6 +4,10 @@ Writing one token reads every weight once, so on a CPU its time is the time to r
 bytes of float32. Only weights are rounded, by rows (the vector-wise scheme of Dettmers et al. 2022, without its split
 of outliers); what flows between the projections is bfloat16. The kernel is torch's own, and a row of its result does
 not depend on the rows beside it: what is decoded in a batch, or verified as a draft, is what is decoded alone.
+
+Of the scores of all tokens only the best matter, and those are computed again: there the hidden state is rounded too,
+where the processor multiplies eight-bit numbers, in half the time for one row and a fifth for several. In the blocks
+that would cost a transcript 0.02 nats a token.
 """
 
 from __future__ import annotations
@@ -25,6 +29,15 @@ How many sequences there are does not matter, so that none is computed in anothe
 
 NUM_RESCORED = 8
 """Tokens whose scores are computed again, in float32."""
+TINY, MIDDLE = torch.tensor(1e-8), torch.tensor(128.5)
+"""The scale of a row of zeros, and what stands for zero, and rounds, among bytes."""
+
+
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights `(O, I)` to int8; return them and the scale of each row in float32, shape `(O,)`."""
+    weight = weight.float()
+    scale = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1)).clamp(min=1e-8) / 127
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
 
 
 class Int8Linear(nn.Module):
@@ -36,8 +49,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / 127
-        self.register_buffer("weight", (weight.float() / scale[:, None]).round().to(torch.int8))
+        weight, scale = rounded(weight)
+        self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.bfloat16())
         self.register_buffer("bias", None if bias is None else bias.detach().bfloat16())
 
@@ -51,20 +64,47 @@ class Int8Linear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
+def multiplies_int8() -> bool:
+    """Return whether this processor sums products of eight-bit numbers without overflow (VNNI)."""
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
+
+
+class RoughScores(nn.Module):
+    """Products of rows `(..., I)` with int8 weights `(O, I)` that round the rows too, each with a scale of its own."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        weight, self.scale = rounded(weight)
+        self.zeros = torch.zeros(len(weight), dtype=torch.long)
+        self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1]).float()
+        missing = (1 << (len(rows) - 1).bit_length()) - len(rows)  # oneDNN keeps a kernel for every number of rows
+        scale = torch.add(TINY, rows.abs().amax(dim=1, keepdim=True), alpha=1 / 127)  # (N, 1)
+        whole = F.pad(torch.addcdiv(MIDDLE, rows, scale).to(torch.uint8), (0, 0, 0, missing))
+        sums = torch.ops.onednn.qlinear_pointwise(
+            whole, 1.0, 128, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return (sums[: len(rows)] * scale).view(*hidden.shape[:-1], -1)
+
+
 class Int8Table(TokenTable):
     """A token table whose logits come from int8 rows; looking tokens up reads bfloat16 ones."""
 
     def __init__(self, table: TokenTable) -> None:
         nn.Module.__init__(self)
         self.weight, self.grown = (nn.Parameter(rows.bfloat16(), False) for rows in (table.weight, table.grown))
-        self.project_old, self.project_grown = Int8Linear(table.weight), Int8Linear(table.grown)
+        kernel = RoughScores if multiplies_int8() else Int8Linear
+        self.project_old, self.project_grown = kernel(table.weight), Int8Linear(table.grown)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score every token: `(..., D)` -> `(..., V)` in float32, the best ones by their bfloat16 rows.
 
         The kernel's scores have eight bits, and the best two of them would often be equal.
         """
-        coarse = torch.cat([self.project_old(hidden), self.project_grown(hidden)], dim=-1).float()
+        coarse = torch.cat([self.project_old(hidden).float(), self.project_grown(hidden).float()], dim=-1)
         best = coarse.topk(NUM_RESCORED, dim=-1).indices  # (..., N)
         exact = (self(best).float() * hidden.float()[..., None, :]).sum(dim=-1)
         return coarse.scatter(-1, best, exact)

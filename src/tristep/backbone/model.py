@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tristep.backbone.audio_encoder import Adapted, AudioEncoder, build_adaptor
 from tristep.backbone.draft_heads import DraftHeads
-from tristep.backbone.transformer import Decoder, KVCache, cached_mask, causal_mask, positions_in
+from tristep.backbone.transformer import Decoder, KVCache, cached_mask, causal_mask, draw_normal, positions_in
 from tristep.config import BackboneConfig
 from tristep.vocab import Vocab
 
@@ -26,8 +26,9 @@ class TokenTable(nn.Module):
 
     def __init__(self, num_pretrained: int, num_grown: int, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_pretrained, dim) * 0.02)
-        self.grown = nn.Parameter(torch.randn(num_grown, dim) * 0.02)
+        self.weight, self.grown = (nn.Parameter(torch.empty(num_rows, dim)) for num_rows in (num_pretrained, num_grown))
+        for rows in (self.weight, self.grown):
+            draw_normal(rows, 0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Look tokens up: any shape `(...)` -> `(..., D)`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +18,17 @@ from torch import Tensor, nn
 
 from tristep.audio import SPEAK_HZ, transposition
 from tristep.codec.flow import UNKNOWN, Flow, FlowStream, Manner, energy_bin, pitch_bin
+from tristep.codec.saying import load_cells, silent_codes
 from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer
 from tristep.codec.vocoder import Vocoder, VocoderStream
 from tristep.codec.voice import Voice, to_listening_rate
 from tristep.config import CodecConfig, load_toml
 
 CONFIG = "codec.toml"
+CELLS = "phone_cells.safetensors"
+"""What the phone dimensions of the codes say; a codec does without where it is not there."""
+KNEE = 0.7
+"""Share of full scale up to which sound is left as it is."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -35,6 +41,8 @@ class Codec(nn.Module):
         self.tokenizer = SpeechTokenizer(config.tokenizer)
         self.flow = Flow(config.flow, config.tokenizer)
         self.vocoder = Vocoder(config.vocoder)
+        self.silent = torch.zeros(self.codebook_size, dtype=torch.bool)
+        """Which codes are known to say silence, shape `(K,)`."""
         self.requires_grad_(False).eval()
 
     @property
@@ -139,7 +147,13 @@ class Codec(nn.Module):
         codec = cls(load_toml(folder / CONFIG, CodecConfig), encoder)
         for part, module in codec.parts().items():
             fill(module, folder / f"{part}.safetensors")
+        if (folder / CELLS).is_file():
+            codec.silent = silent_codes(load_cells(folder / CELLS), codec.codebook_size)
         return codec.to(device)
+
+    def num_leading_silent(self, codes: Sequence[int]) -> int:
+        """Count the codes of silence before the first sound."""
+        return next((place for place, code in enumerate(codes) if not self.silent[code]), len(codes))
 
     def parts(self) -> dict[str, nn.Module]:
         """Return what has weights of its own, by the names of their files."""
@@ -156,15 +170,22 @@ class CodecStream:
 
     def push(self, codes: Tensor) -> Tensor:
         """Take the next codes `(T,)` and return the samples that they settle, shape `(S,)`."""
-        return self.vocoder.push(self._changed(self.flow.push(codes)))
+        return limited(self.vocoder.push(self._changed(self.flow.push(codes))))
 
     def finish(self) -> Tensor:
         """Return the samples that were waiting for more codes, shape `(S,)`."""
-        return torch.cat([self.vocoder.push(self._changed(self.flow.finish())), self.vocoder.finish()])
+        return limited(torch.cat([self.vocoder.push(self._changed(self.flow.finish())), self.vocoder.finish()]))
 
     def _changed(self, mel: Tensor) -> Tensor:
         """Move a mel `(M, F)` in pitch and pace: codes have some of both, so the flow alone hardly obeys."""
         return self._pace.push(mel if self._moved is None else self._moved.to(mel.device) @ mel)
+
+
+def limited(waveform: Tensor) -> Tensor:
+    """Bend a waveform `(S,)` where it is loud, so that no peak is cut off at full scale."""
+    over = (waveform.abs() - KNEE).clamp(min=0)
+    bent = (1 - KNEE) * torch.tanh(over / (1 - KNEE))
+    return waveform - waveform.sign() * (over - bent)
 
 
 class Pace:

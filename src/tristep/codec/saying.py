@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tristep.codec.tokenizer import Lattice
 from tristep.config import TokenizerConfig
-from tristep.phones import PHONES, UNLABELLED
+from tristep.phones import PHONES, SILENCE, UNLABELLED
 
 DISTANCE_WEIGHT = 0.5
 """Nats that a code's squared distance from the one that was heard costs."""
@@ -59,6 +59,17 @@ class PhoneCells:
             ValueError: If it is not there.
         """
         return cls(config.levels, config.num_phone_dims, load_cells(path))
+
+
+def silent_codes(logprobs: Tensor, num_codes: int) -> Tensor:
+    """Mark the codes that most likely say silence from end to end, shape `(K,)`.
+
+    Args:
+        logprobs: What cells say, shape `(cells, stride, P)`.
+        num_codes: How many codes there are, `K`.
+    """
+    silent = (logprobs[..., PHONES.index(SILENCE)] > math.log(0.5)).all(dim=1)  # (cells,)
+    return silent[torch.arange(num_codes) % len(silent)]
 
 
 def load_cells(path: str | Path) -> Tensor:

@@ -328,7 +328,12 @@ class Utterance:
         if self.num_samples and before.endswith((".", "!", "?")):
             yield silence(self.speed)
         stream = self.talker.stream_speech(
-            text, self.voice, instructions=self.instructions, seed=seed, speed=self.speed
+            text,
+            self.voice,
+            instructions=self.instructions,
+            seed=seed,
+            speed=self.speed,
+            at_once=not self.num_samples,
         )
         with suppress(StopIteration):
             while True:

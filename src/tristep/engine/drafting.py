@@ -29,22 +29,27 @@ SHORTLIST = 16_384
 are nine of ten tokens of English transcripts, and scoring all of nano's would cost a head as much as seven blocks."""
 
 
+TOKENS_AT_ONCE = 4
+"""Rows that the CPU's kernel multiplies at once."""
+
+
 @dataclass(frozen=True)
 class PassCosts:
     """What a pass costs by the number of tokens that it reads, in passes over a single token."""
 
-    several: float
-    """What it costs more to read several tokens than one, however many: a CPU multiplies by a vector faster."""
     token: float
     """What each further token costs."""
+    block: float = 0.0
+    """What every four tokens after the first four cost in addition."""
 
     def of(self, num_tokens: int) -> float:
         """Return the cost of a pass over all rows' tokens."""
-        return 1 + (self.several + self.token * (num_tokens - 1) if num_tokens > 1 else 0)
+        further = max(num_tokens - 1, 0)
+        return 1 + self.token * further + self.block * (further // TOKENS_AT_ONCE)
 
 
-COSTS = {"cpu": PassCosts(several=0.0, token=0.15), "cuda": PassCosts(several=0.0, token=0.003)}
-"""Nano in int8 on one core, by `benchmarks/asr.py`; a GPU reads some hundred tokens in the time of one."""
+COSTS = {"cpu": PassCosts(token=0.07, block=0.35), "cuda": PassCosts(token=0.003)}
+"""Nano in int8 on one core, by `benchmarks/asr.py --costs`; a GPU reads some hundred tokens in the time of one."""
 
 
 def best_depth(rate: float, num_rows: int, most: int, costs: PassCosts, guess: float = 0.0) -> tuple[int, float]:

@@ -118,6 +118,7 @@ def choose(
     for (recital, generator), sampling, row in zip(rows, samplings, logits, strict=True):
         over = None if recital.over is None else recital.over - first
         recital.write(first + draw_speech(row, over, sampling, generator))
+        recital.write_forced()
 
 
 def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], recitals: Sequence[Recital]) -> int:

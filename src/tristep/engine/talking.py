@@ -213,9 +213,14 @@ class Talker:
         seed: int = 0,
         sampling: Sampling | None = None,
         speed: float = 1.0,
+        at_once: bool = False,
     ) -> SpeechStream:
-        """Begin to say a text; takes what `speak` takes, and the samples are those that `speak` returns."""
-        return SpeechStream(self, self.pieces(text), self.request(voice, instructions, seed, sampling, speed))
+        """Begin to say a text; takes what `speak` takes, and the samples are those that `speak` returns.
+
+        With `at_once` it begins where the first sound does, so that nobody waits for the silence before it.
+        """
+        request = self.request(voice, instructions, seed, sampling, speed)
+        return SpeechStream(self, self.pieces(text), request, at_once)
 
     def clone(self, clip: str | Path | bytes, text: str, name: str = "cloned") -> Voice:
         """Make a voice from a clip of 3 to 10 s and what is said in it.
@@ -305,8 +310,8 @@ class Talker:
 class SpeechStream:
     """A text on its way to being said: an iterator over its sound, 24 kHz, chunks of shape `(S,)`."""
 
-    def __init__(self, talker: Talker, pieces: Sequence[str], request: Request) -> None:
-        self.talker, self.pieces, self.settings = talker, pieces, request
+    def __init__(self, talker: Talker, pieces: Sequence[str], request: Request, at_once: bool = False) -> None:
+        self.talker, self.pieces, self.settings, self.at_once = talker, pieces, request, at_once
         self.sentences: list[Sentence] = []
         """What has been said."""
         self._num_samples = 0
@@ -352,6 +357,8 @@ class SpeechStream:
         sizes = (round(seconds * self.talker.codec.code_rate_hz) for seconds in chain(EARLY_CHUNKS_S, repeat(CHUNK_S)))
         size = next(sizes)
         for _ in self.talker.recite([piece], [recital], self.settings, number):
+            if self.at_once and not number and stream is None:
+                num_sounded = max(0, self.talker.codec.num_leading_silent(recital.codes) - 1)
             if len(recital.codes) - num_sounded >= size:
                 stream = stream or self.talker.sound(self.settings, recital.settled, number)
                 yield stream.push(torch.tensor(recital.codes[num_sounded:]))

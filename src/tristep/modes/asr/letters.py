@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from tristep.text import LETTERS, speakable, spoken_words
@@ -30,22 +30,22 @@ MAX_LOSS = 10.0
 """Logits that a token can lose: whatever lies further below the best one is out of the question."""
 NUM_CANDIDATES = 10
 """Tokens among which both choose."""
-KEPT_LETTERS = 80
-"""Columns of so many letters back are remembered."""
+KEPT_LETTERS, MOST_COLUMNS = 80, 2_000
+"""Columns of so many letters back are remembered, once there are so many of them."""
 
 
 class Column(NamedTuple):
     """Scores of the best paths that have spelt some letters after each number of frames, both of shape `(N + 1,)`."""
 
-    letter: Tensor
+    letter: np.ndarray
     """The last frame is the last letter."""
-    blank: Tensor
+    blank: np.ndarray
     """The last frame is blank."""
 
     @property
-    def best(self) -> Tensor:
+    def best(self) -> np.ndarray:
         """The better of the two, shape `(N + 1,)`."""
-        return torch.maximum(self.letter, self.blank)
+        return np.maximum(self.letter, self.blank)
 
 
 class LetterPaths:
@@ -53,21 +53,23 @@ class LetterPaths:
 
     def __init__(self, logprobs: Tensor) -> None:
         """Take log-probabilities over `LETTERS` and blank, shape `(N, 29)`."""
-        edge = torch.full((1, len(LETTERS) + 1), FLOOR, dtype=torch.float64)
+        edge = np.full((1, len(LETTERS) + 1), FLOOR)
         edge[0, 0] = 0.0  # a space is heard before the first word and after the last
-        logprobs = torch.cat([edge, logprobs.double().cpu().clamp(min=FLOOR), edge])
-        lost = logprobs - logprobs.amax(dim=1, keepdim=True)
-        self.sums = torch.cat([torch.zeros_like(edge), lost.cumsum(dim=0)]).T.contiguous()  # (29, N + 1)
-        nothing = torch.full_like(self.sums[0], NEVER)
-        self.anywhere = Column(nothing, torch.zeros_like(nothing))
+        heard = np.concatenate([edge, logprobs.double().cpu().numpy().clip(min=FLOOR), edge])
+        lost = heard - heard.max(axis=1, keepdims=True)
+        self.sums = np.concatenate([np.zeros_like(edge), lost.cumsum(axis=0)]).T.copy()  # (29, N + 1)
+        nothing = np.full_like(self.sums[0], NEVER)
+        self.anywhere = Column(nothing, np.zeros_like(nothing))
         """Any letters have been spelt."""
-        start = nothing.clone()
+        start = nothing.copy()
         start[0] = 0.0
-        self.columns: dict[tuple[int, ...], Column] = {(): Column(nothing, torch.maximum(start, self.sums[-1]))}
+        self.columns: dict[tuple[int, ...], Column] = {(): Column(nothing, np.maximum(start, self.sums[-1]))}
 
     def forget(self, num_letters: int) -> None:
-        """Forget what is known of beginnings with fewer letters, but of the very first."""
-        self.columns = {key: kept for key, kept in self.columns.items() if not key or len(key) >= num_letters}
+        """Forget what is known of beginnings with fewer letters, but of the very first, if that is much."""
+        if len(self.columns) > MOST_COLUMNS:
+            kept = (key for key in self.columns if not key or len(key) >= num_letters)
+            self.columns = {key: self.columns[key] for key in kept}
 
     def after(self, letters: tuple[int, ...]) -> Column:
         """Return the paths that have spelt `letters`; remembers what it has worked out."""
@@ -82,11 +84,12 @@ class LetterPaths:
         spelt = self.held(enter, letter)
         return Column(spelt, self.held(spelt, -1))
 
-    def held(self, enter: Tensor, label: int) -> Tensor:
+    def held(self, enter: np.ndarray, label: int) -> np.ndarray:
         """Emit `label` for one or more frames after `enter` `(N + 1,)`: a running maximum in place of a loop."""
-        sums = self.sums[label]
-        best = (enter - sums).cummax(dim=0).values
-        return torch.cat([best.new_full((1,), NEVER), sums[1:] + best[:-1]])
+        sums, out = self.sums[label], np.empty_like(enter)
+        out[0] = NEVER
+        np.add(sums[1:], np.maximum.accumulate((enter - sums)[:-1]), out=out[1:])
+        return out
 
     def cost_anywhere(self, letters: Sequence[int]) -> float:
         """Return what it costs at least to spell `letters` somewhere in the clip, in nats."""
@@ -141,8 +144,11 @@ class LetterBias:
 
 
 def loss_of(cost: float) -> float:
-    """Turn what the letters lose, in nats, into what a token's logit does."""
-    return min(WEIGHT * SOFTNESS * math.log1p(cost / SOFTNESS), MAX_LOSS)
+    """Turn what the letters lose, in nats, into what a token's logit does.
+
+    It may also gain: after `3`, another digit makes a thirty of a three.
+    """
+    return min(WEIGHT * SOFTNESS * math.log1p(max(cost, 0.0) / SOFTNESS), MAX_LOSS)
 
 
 def spelt(text: str) -> tuple[int, ...] | None:

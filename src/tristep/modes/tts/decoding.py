@@ -94,7 +94,7 @@ class Recital:
     @property
     def most_given(self) -> int:
         """Return the most tokens that are ever given at once."""
-        return max(map(len, self.words)) + self.silences.longest
+        return max(map(len, self.words)) + self.silences.longest + len(FEATURES) + 1
 
     def allowed(self) -> list[range]:
         """Return the tokens that may be written next, as ranges of ids."""
@@ -118,6 +118,11 @@ class Recital:
     @property
     def _end_of_word(self) -> str:
         return "tts_end" if len(self.starts) == len(self.words) else NEXT
+
+    def write_forced(self) -> None:
+        """Take what the model has no choice about: no pass is needed to choose it."""
+        while not self.is_done and len(spans := self.allowed()) == len(spans[0]) == 1:
+            self.write(spans[0].start)
 
     def write(self, token: int) -> None:
         """Take the token that the model chose."""
