@@ -224,7 +224,8 @@ def behind_tls(address: str, folder: Path) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         proxy.close()
-        loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+        if passing := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.gather(*passing, return_exceptions=True))
         loop.close()
 
 

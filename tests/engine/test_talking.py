@@ -52,6 +52,15 @@ def test_a_stream_gives_the_samples_of_the_whole(text: str, instructions: str) -
     torch.testing.assert_close(torch.cat(chunks), whole.waveform, atol=5e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("speed", [0.25, 0.8, 1.5, 4.0])
+def test_the_duration_follows_the_speed(speed: float) -> None:
+    natural, paced = (talker().speak(TEXT, voice(), speed=factor) for factor in (1.0, speed))
+    assert paced.duration_s * speed == pytest.approx(natural.duration_s, rel=0.03)
+    assert paced.sentences[1].start_s * speed == pytest.approx(natural.sentences[1].start_s, rel=0.03)
+    stream = talker().stream_speech(TEXT, voice(), speed=speed)
+    torch.testing.assert_close(torch.cat(list(stream)), paced.waveform, atol=5e-3, rtol=1e-2)
+
+
 def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     recital = talker().recitals(["Hello there."])[0]
     for _ in talker().recite(["Hello there."], [recital], talker().request(voice(), "", 3, None), 0):
@@ -68,15 +77,6 @@ def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch
     seconds = (num_silent - 1) / talker().codec.code_rate_hz / sounding(recital.settled)["tempo"]
     assert num_silent > 3
     assert lengths[0] - lengths[1] == pytest.approx(seconds * SPEAK_HZ, abs=0.02 * SPEAK_HZ)  # frames are 10 ms
-
-
-@pytest.mark.parametrize("speed", [0.25, 0.8, 1.5, 4.0])
-def test_the_duration_follows_the_speed(speed: float) -> None:
-    natural, paced = (talker().speak(TEXT, voice(), speed=factor) for factor in (1.0, speed))
-    assert paced.duration_s * speed == pytest.approx(natural.duration_s, rel=0.03)
-    assert paced.sentences[1].start_s * speed == pytest.approx(natural.sentences[1].start_s, rel=0.03)
-    stream = talker().stream_speech(TEXT, voice(), speed=speed)
-    torch.testing.assert_close(torch.cat(list(stream)), paced.waveform, atol=5e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize(

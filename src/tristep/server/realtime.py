@@ -195,8 +195,9 @@ class Socket:
             async for said in self.channel:
                 if isinstance(said, Taken):
                     self._make_room(-said.num_characters, -said.num_messages)
-                else:
-                    await self._send(said)
+                    continue
+                for text in said:
+                    await self._send(text)
         except TimeoutError:
             return SLOW
         except WebSocketDisconnect:

@@ -38,7 +38,7 @@ WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class Converse:
-    """Hold a realtime session. It is told text and says text, and now and then `Taken` for what it was told."""
+    """Hold a realtime session. It is told text, and says texts, all that are due at once, and now and then `Taken`."""
 
     session_id: str
     model: str
@@ -63,7 +63,7 @@ class Taken:
 
 
 @torch.inference_mode()
-def converse(engine: Engine, cannot_speak: str, job: Converse, line: Line) -> Iterator[str | Taken]:
+def converse(engine: Engine, cannot_speak: str, job: Converse, line: Line) -> Iterator[tuple[str, ...] | Taken]:
     """Hold a realtime session until the client leaves.
 
     Args:
@@ -73,19 +73,20 @@ def converse(engine: Engine, cannot_speak: str, job: Converse, line: Line) -> It
         line: To the client.
     """
     conversation = Conversation(engine, cannot_speak, job)
-    yield from conversation.opened()
+    yield tuple(conversation.opened())
     num_characters = num_messages = 0
     while True:
         texts = line.told(0 if conversation.has_work else TAKEN_S if num_messages else WAIT_S)
         for text in texts:
-            yield from conversation.received(text)
+            if said := tuple(conversation.received(text)):
+                yield said
             num_characters, num_messages = num_characters + len(text), num_messages + 1
         is_much = num_messages >= TAKEN_MESSAGES or num_characters >= TAKEN_CHARACTERS
         if is_much or (num_messages and not texts):
             yield Taken(num_characters, num_messages)
             num_characters = num_messages = 0
-        if conversation.has_work:
-            yield from conversation.step()
+        if conversation.has_work and (said := tuple(conversation.step())):
+            yield said
 
 
 class Conversation:

@@ -268,8 +268,9 @@ class Call:
             async for said in self.channel:
                 if isinstance(said, Taken):
                     self._num_untaken -= said.num_characters
-                else:
-                    self._pass_on(json.loads(said))
+                    continue
+                for text in said:
+                    self._pass_on(json.loads(text))
         except RefusedError as error:
             self._send(error_message(str(error), "invalid_value"))
         except WorkerError:
