@@ -162,6 +162,14 @@ def test_a_recipe_that_makes_no_sense_is_refused(settings: dict[str, object], co
         stages.load_recipe(toys.hearing_recipe(tmp_path, **settings))
 
 
+@pytest.mark.parametrize("setting", ["prefetch", "workers"])
+def test_rollouts_are_not_made_ahead(setting: str, tmp_path: Path) -> None:
+    recipe = toys.hearing_recipe(tmp_path)
+    recipe.write_text(recipe.read_text().replace("[loop]", f"[loop]\n{setting} = 1"))
+    with pytest.raises(ValueError, match="rollouts need the newest weights: leave them at 0"):
+        stages.load_recipe(recipe)
+
+
 def test_the_command_that_trains_learns_from_rewards_too(root: Path, tmp_path: Path) -> None:
     recipe = str(toys.speaking_recipe(tmp_path))
     done = CliRunner().invoke(app, ["train", recipe, "--out", str(tmp_path / "out"), "--data", str(root)])

@@ -119,8 +119,10 @@ class Rewarded(Settings):
         for name, steps in (("optim.steps", self.optim.steps), ("loop.save_every", self.loop.save_every)):
             if steps % self.rl.updates:
                 raise ValueError(f"{name} is {steps}, no multiple of rl.updates = {self.rl.updates}: rounds are whole")
-        if self.loop.prefetch:
-            raise ValueError("loop.prefetch builds batches ahead, but rollouts need the newest weights: leave it at 0")
+        if self.loop.prefetch or self.loop.workers:
+            raise ValueError(
+                "loop.prefetch and workers build batches ahead, but rollouts need the newest weights: leave them at 0"
+            )
         if not any(self.rewards.values()):
             raise ValueError("no reward has a weight: give at least one")
         if self.scale.reward_actors and not self.scale.rollout_actors:
