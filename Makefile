@@ -13,7 +13,7 @@ demo: $(VENV)/run  ## transcribe the bundled recordings, or AUDIO=path; speak in
 	$(BIN)/tristep speak $(SENTENCE) --voice heart --out runs/demo/heart.wav
 	$(BIN)/tristep transcribe runs/demo/kathleen.wav runs/demo/heart.wav
 	$(BIN)/tristep converse tests/data/jfk.flac --persona "A cheerful history teacher." --out runs/demo/answer.wav
-	@echo "Sound is in runs/demo. make serve starts the server, and a page to talk to it."
+	@echo "Sound is in runs/demo. make serve starts the server, and a page to talk to it: http://127.0.0.1:8000"
 
 test: $(VENV)/dev lint  ## everything that CI checks
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest

@@ -30,7 +30,21 @@ def test_every_python_block_of_the_readme_runs(
     assert capsys.readouterr().out.strip()
 
 
-VERBS = {"transcribe", "speak", "serve", "label", "train", "evaluate", "asr", "tts", "turns", "converse", "arena"}
+VERBS = {
+    "transcribe",
+    "speak",
+    "serve",
+    "label",
+    "train",
+    "evaluate",
+    "asr",
+    "tts",
+    "turns",
+    "converse",
+    "arena",
+    "detect",
+    "pack",
+}
 
 
 def test_every_command_of_the_readme_exists() -> None:
