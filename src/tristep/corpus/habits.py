@@ -72,7 +72,7 @@ def rehabited(rows: Sequence[dict[str, Any]], habits: Sequence[str], seed: int) 
     """Draw a habit for every persona: the same for all exchanges of a card."""
     names = [str(row["card"] if isinstance(row["card"], str) else row["id"]) for row in rows]
     rng = np.random.default_rng(seed)
-    drawn = {name: habits[rng.integers(len(habits))] for name in dict.fromkeys(names)}
+    drawn = {name: habits[int(rng.integers(len(habits)))] for name in dict.fromkeys(names)}
     give = with_habit if "persona" in rows[0] else with_card_habit
     return [give(row, drawn[name]) for row, name in zip(rows, names, strict=True)]
 

@@ -417,9 +417,9 @@ class ConversingRollouts:
             backbone, prompts, None, words, budgets, [[seeds[number] + back] for number, _ in asked], SAMPLING
         )
         for (number, place), (completion,) in zip(asked, drawn, strict=True):
-            turn = ("assistant", self.chat.tokenizer.decode(completion.tokens).strip())
-            history = exchanges[number].history
-            new[number] = replace(exchanges[number], history=(*history[:place], turn, *history[place + 1 :]))
+            text, history = self.chat.tokenizer.decode(completion.tokens).strip(), exchanges[number].history
+            lived = (*history[:place], ("assistant", text), *history[place + 1 :])
+            new[number] = replace(exchanges[number], history=lived)
         return new
 
     def heard(self, backbone: Backbone, indices: Sequence[int]) -> list[Tensor | None]:
