@@ -237,9 +237,10 @@ def save_shards(tensors: dict[str, Tensor], folder: Path, packing: Rules) -> dic
 
 
 def save_part(
-    tensors: dict[str, Tensor], folder: Path, part: str, packing: Rules, max_bytes: int = MAX_SHARD_BYTES
+    tensors: dict[str, Tensor], folder: Path, part: str, packing: Rules, max_bytes: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Write the shards of one part."""
+    """Write the shards of one part, of `MAX_SHARD_BYTES` at most if not given."""
+    max_bytes = max_bytes or MAX_SHARD_BYTES
     entries: dict[str, dict[str, Any]] = {}
     shard: dict[str, Tensor] = {}
     number = size = 0

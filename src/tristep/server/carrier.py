@@ -19,7 +19,7 @@ LOOK_S = 0.05
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """One socket. The library under it fails when it refuses a subprotocol that is no ASCII, and then says nothing."""
+    """One socket. Up to websockets 15 the library says nothing when it refuses a subprotocol that is no ASCII."""
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
