@@ -56,10 +56,12 @@ class Marker:
 
     def push(self, waveform: Tensor) -> Tensor:
         """Take the next samples at 24 kHz, shape `(S,)`, and return them marked."""
+        if not len(waveform):
+            return waveform
         heard = torch.cat([self._before, waveform])
         spectrum = torch.fft.rfft(heard) * torch.fft.rfft(kernel(), len(heard))
         self._before = heard[len(waveform) :]
-        return torch.fft.irfft(spectrum, len(heard))[-len(waveform) :] if len(waveform) else waveform
+        return torch.fft.irfft(spectrum, len(heard))[-len(waveform) :]
 
 
 def marked(waveform: Tensor) -> Tensor:

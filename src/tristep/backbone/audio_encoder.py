@@ -62,9 +62,8 @@ class EncoderBlock(nn.Module):
 
 def sinusoids(num_positions: int, dim: int) -> Tensor:
     """Whisper's fixed position table, shape `(num_positions, dim)`; on the processor, as meta tensors take a second."""
-    places = torch.arange(max(num_positions, dim), device="cpu")
-    scale = torch.exp(-places[: dim // 2] * (math.log(10_000) / (dim // 2 - 1)))
-    angles = places[:num_positions, None] * scale
+    scale = torch.exp(-torch.arange(dim // 2, device="cpu") * (math.log(10_000) / (dim // 2 - 1)))
+    angles = torch.arange(num_positions, device="cpu")[:, None] * scale
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 
+from tristep.backbone.checkpoints import give_memory
 from tristep.backbone.gguf_files import gguf_settings, gguf_tensors, read_gguf_tokenizer
 from tristep.backbone.model import Backbone, TokenTable
 from tristep.config import BackboneConfig, DecoderConfig, load_backbone_config
@@ -155,7 +156,7 @@ def load_step_audio_2(
     check_settings(config.decoder, folder)
     with torch.device("meta"):
         backbone = Backbone(config)
-    backbone.to(dtype).to_empty(device=device)
+    give_memory(backbone, device, dtype)
     fill(backbone.state_dict(), renamed(tensors_of(folder), STEP_AUDIO_2_NAMES, folder), folder)
     tokenizer = read_tokenizer(folder)
     check_controls(backbone, tokenizer, folder)

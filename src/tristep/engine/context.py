@@ -147,7 +147,8 @@ def show(
     """
     before, after = chat.render(head).tokens, chat.header("assistant")
     rows = [(item.id, chat.render([turn]).tokens) for item in items if (turn := turn_of(item))]
-    room = min(room, (most_tokens or room) + len(before) + len(after)) - len(before) - len(after)
+    room -= len(before) + len(after)
+    room = min(room, most_tokens or room)
     dropped: list[str] = []
     if sum(len(row) for _, row in rows) > room:
         if retention is None or room < 1:

@@ -27,8 +27,6 @@ MOST_DRAFTED_ROWS = 2
 SHORTLIST = 16_384
 """On a CPU the heads guess among the first so many text tokens: a byte-pair vocabulary is sorted by frequency, these
 are nine of ten tokens of English transcripts, and scoring all of nano's would cost a head as much as seven blocks."""
-
-
 TOKENS_AT_ONCE = 4
 """Rows that the CPU's kernel multiplies at once."""
 

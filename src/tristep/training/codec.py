@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ
 from tristep.codec.adversary import Adversary, adversarial_losses, loudness, spectral_distance
+from tristep.codec.codec import CELLS
 from tristep.codec.pitch import bridged
 from tristep.codec.saying import read_cells
 from tristep.codec.vocoder import PitchPredictor, Vocoder
@@ -199,7 +200,7 @@ def save_cells(out: Path, config: TokenizerConfig) -> None:
     load_trained(trainee, out / "trained.safetensors")
     levels = config.levels[: config.num_phone_dims]
     logprobs = read_cells(trainee.reader.phones, levels, config.stride)
-    save_file({"logprobs": logprobs}, out / "phone_cells.safetensors")
+    save_file({"logprobs": logprobs}, out / CELLS)
 
 
 def crop_batches(source: SpeechSource, recipe: VocoderRecipe) -> Callable[[int, int, int, int], CodecBatch]:
