@@ -20,6 +20,7 @@ from tristep.text import (
     ("written", "scored"),
     [
         ("He won't pay twenty-five dollars.", "he will not pay $25"),
+        ("He won\u2019t.", "he will not"),
         ("Colour, um, and honour!", "color and honor"),
         ("  Mr.  Smith\n", "mister smith"),
         ("", ""),

@@ -81,9 +81,10 @@ def normalise(text: str, language: str) -> str:
         language: Its language, such as `en`, `zh-CN` or `cmn_hans_cn`.
 
     Returns:
-        Units separated by single spaces: words, or characters for the languages scored by them.
+        Units separated by single spaces: words, or characters for the languages scored by them. A curly apostrophe
+        is an apostrophe, which the normalisers do not know.
     """
-    return " ".join(_normaliser(_base(language))(text).split())
+    return " ".join(_normaliser(_base(language))(text.replace("\u2019", "'")).split())
 
 
 def word_errors(reference: str, hypothesis: str) -> WordErrors:

@@ -57,16 +57,14 @@ def test_one_backward_pass_trains_both_sides_and_neither_for_the_other() -> None
     assert all(parameter.grad is not None for parameter in adversary.parameters())
 
 
-def test_discriminators_do_not_see_what_is_above_the_top() -> None:
+def test_discriminators_do_not_see_what_recordings_at_16_khz_lack() -> None:
     torch.manual_seed(0)
     adversary = Adversary(dim=4)
     spectrum = torch.fft.rfft(noise(1))
-    spectrum[:, round(8500 / 12_000 * spectrum.shape[1]) :] = 0
+    spectrum[:, round(7600 / 12_000 * spectrum.shape[1]) :] = 0
     low = torch.fft.irfft(spectrum, 9600)
-    top_hz = torch.tensor([7600.0, 12_000.0])
-    for one, other in zip(adversary(noise(1), top_hz), adversary(low, top_hz), strict=True):
-        difference = (one[-1] - other[-1]).detach().abs().amax(dim=(1, 2, 3))
-        assert float(difference[0]) < 0.05 * float(difference[1])
+    for one, other in zip(adversary(noise(1)), adversary(low), strict=True):
+        assert float((one[-1] - other[-1]).detach().abs().amax()) < 0.02 * float(one[-1].detach().abs().amax())
 
 
 def test_discriminators_learn_to_tell_noise_from_a_tone() -> None:

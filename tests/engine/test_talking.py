@@ -10,9 +10,11 @@ import torch
 
 from tristep.audio import SPEAK_HZ, read_audio
 from tristep.backbone.model import Backbone
+from tristep.codec.code_listener import CodeListener
 from tristep.codec.codec import Codec
 from tristep.codec.voice import Voice
 from tristep.config import load_backbone_config, load_codec_config
+from tristep.engine.reciting import Sampling
 from tristep.engine.talking import MAX_INSTRUCTIONS, Talker, sounding
 from tristep.mark import SYNTHETIC, is_marked
 from tristep.vocab import byte_tokenizer
@@ -52,6 +54,22 @@ def test_a_stream_gives_the_samples_of_the_whole(text: str, instructions: str) -
     torch.testing.assert_close(torch.cat(chunks), whole.waveform, atol=5e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_stream_sounds_no_word_before_it_is_settled(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    torch.manual_seed(2)
+    strict = CodeListener(talker().codec.config.tokenizer).eval()  # it understands next to nothing
+    monkeypatch.setattr(talker().codec, "verify", strict.verify)
+    whole = talker().speak(TEXT, voice(), seed=3)
+    stream = talker().stream_speech(TEXT, voice(), seed=3, at_once=at_once)
+    chunks = list(stream)
+    assert all(sentence.num_again > 0 for sentence in whole.sentences)
+    assert stream.sentences[-1].num_again == whole.sentences[-1].num_again  # of the first nobody waits for all words
+    if not at_once:
+        torch.testing.assert_close(torch.cat(chunks), whole.waveform, atol=5e-3, rtol=1e-2)
+    once = talker().speak(TEXT, voice(), seed=3, sampling=Sampling(max_attempts=1))
+    assert [sentence.num_again for sentence in once.sentences] == [0, 0]
+
+
 @pytest.mark.parametrize("speed", [0.25, 0.8, 1.5, 4.0])
 def test_the_duration_follows_the_speed(speed: float) -> None:
     natural, paced = (talker().speak(TEXT, voice(), speed=factor) for factor in (1.0, speed))
@@ -62,8 +80,9 @@ def test_the_duration_follows_the_speed(speed: float) -> None:
 
 
 def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    recital = talker().recitals(["Hello there."])[0]
-    for _ in talker().recite(["Hello there."], [recital], talker().request(voice(), "", 3, None), 0):
+    request = talker().request(voice(), "", 3, None)
+    recital = talker().recitals(["Hello there."], request)[0]
+    for _ in talker().recite(["Hello there."], [recital], request, 0):
         pass
     codes = recital.codes
     silent = torch.zeros(talker().codec.codebook_size, dtype=torch.bool)
@@ -84,7 +103,7 @@ def test_at_once_nobody_waits_for_the_silence_before_the_first_sound(monkeypatch
     [("one two of three", "", 0), ("one (long pause) two", "", 25), ("one two, three four", "with long pauses", 12)],
 )
 def test_pauses_are_given_as_silence(piece: str, instructions: str, num_silent: int) -> None:
-    recital = talker().recitals([piece], instructions)[0]
+    recital = talker().recitals([piece], talker().request(voice(), instructions, 0, None))[0]
     recital.asked.setdefault("pauses", 3)
     vocab, silent = talker().backbone.vocab, []
     while not recital.is_done:

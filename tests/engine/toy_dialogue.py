@@ -20,7 +20,7 @@ from tristep.engine.conversing import Thinker
 from tristep.engine.dialogue import Event, SessionSettings, Usage
 from tristep.engine.engine import Engine
 from tristep.engine.session import Session
-from tristep.engine.talking import Talker
+from tristep.engine.talking import Request, Talker
 from tristep.modes.tts.decoding import Recital
 from tristep.vocab import byte_tokenizer
 
@@ -61,8 +61,8 @@ class Saying(Thinker):
 class Brisk(Talker):
     """A talker that takes a quarter of a second for a word: random weights would take all the time there is."""
 
-    def recitals(self, pieces: Sequence[str], instructions: str = "") -> list[Recital]:
-        made = super().recitals(pieces, instructions)
+    def recitals(self, pieces: Sequence[str], request: Request) -> list[Recital]:
+        made = super().recitals(pieces, request)
         for recital in made:
             recital.budgets = [round(0.25 * self.codec.code_rate_hz)] * len(recital.words)
         return made

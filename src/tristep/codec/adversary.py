@@ -5,7 +5,8 @@ by how much of the mel scale it covers. Alone it would teach the vocoder to avoi
 farther apart than a draw is from its median. So two draws through the same filters also repel each other, which
 makes the whole a proper score of the distribution (Gritsenko et al. 2020, "A Spectral Energy Distance for Parallel
 Speech Synthesis", eq. 5). The discriminators are UnivNet's (Jang et al. 2021) on complex spectrograms, with a
-hundredth of the work: the first convolution already steps over four bins.
+small part of the work: they look where harmonics lie, below `DISCRIMINATOR_TOP_HZ`. What is above costs the vocoder
+nothing that DistillMOS hears, what is below costs it all (`docs/log.md`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ FLOOR = 1e-4
 LOUDNESS = 0.3
 """Exponent that turns a magnitude into something like loudness."""
 LOUDNESS_WEIGHT = 3.0
-DISCRIMINATOR_FFTS = (2048, 1024, 512)
+SLOPE = 0.1
+"""Of the discriminators' activations below 0."""
+DISCRIMINATOR_FFTS = (1024, 512, 256, 128)
+"""The shorter the window, the sooner pulses give the vocoder away (`docs/log.md`)."""
+DISCRIMINATOR_TOP_HZ = 4800.0
 
 
 def complex_stft(waveform: Tensor, n_fft: int) -> Tensor:
@@ -78,26 +83,31 @@ def bin_weights(num_bins: int, top_hz: Tensor | None, device: torch.device) -> T
 
 
 class Discriminator(nn.Module):
-    """Judges patches of a complex spectrogram at one resolution."""
+    """Judges patches of the low part of a complex spectrogram at one resolution."""
 
     def __init__(self, n_fft: int, dim: int) -> None:
         super().__init__()
         self.n_fft = n_fft
+        self.num_bins = round(DISCRIMINATOR_TOP_HZ / SPEAK_HZ * n_fft)
         self.layers = nn.ModuleList(
             [
-                nn.Conv2d(2, dim, (7, 5), (4, 1), (3, 2)),
+                nn.Conv2d(2, dim, (7, 5), (2, 1), (3, 2)),
                 nn.Conv2d(dim, dim, (5, 3), (2, 1), (2, 1)),
                 nn.Conv2d(dim, dim, (5, 3), (2, 2), (2, 1)),
                 nn.Conv2d(dim, dim, (3, 3), (2, 1), (1, 1)),
                 nn.Conv2d(dim, 1, (3, 3), 1, (1, 1)),
             ]
         )
+        for name, parameter in self.layers.named_parameters():  # by default too little passes five layers
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, SLOPE, nonlinearity="leaky_relu")
+            else:
+                nn.init.zeros_(parameter)
 
-    def forward(self, waveform: Tensor, top_hz: Tensor | None = None) -> list[Tensor]:
+    def forward(self, waveform: Tensor) -> list[Tensor]:
         """Judge `(B, S)`: the activations of every layer, the last of which are the scores `(B, 1, bins, F)`."""
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = complex_stft(waveform.float(), self.n_fft)
-            spectrum = spectrum * (bin_weights(spectrum.shape[1], top_hz, spectrum.device) > 0)[..., None]
+            spectrum = complex_stft(waveform.float(), self.n_fft)[:, : self.num_bins]
             power = torch.view_as_real(spectrum).square().sum(-1).clamp(min=FLOOR**2)
             hidden = torch.view_as_real(spectrum * power ** ((LOUDNESS - 1) / 2))  # (B, bins, F, 2)
         hidden = hidden.movedim(-1, 1)
@@ -105,25 +115,23 @@ class Discriminator(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden)
             activations.append(hidden)
-            hidden = F.leaky_relu(hidden, 0.1)
+            hidden = F.leaky_relu(hidden, SLOPE)
         return activations
 
 
 class Adversary(nn.Module):
     """Discriminators at several resolutions."""
 
-    def __init__(self, dim: int = 24) -> None:
+    def __init__(self, dim: int = 32) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(Discriminator(n_fft, dim) for n_fft in DISCRIMINATOR_FFTS)
 
-    def forward(self, waveform: Tensor, top_hz: Tensor | None = None) -> list[list[Tensor]]:
-        """Return every discriminator's activations on `(B, S)`; bins above `top_hz`, shape `(B,)`, are hidden."""
-        return [discriminator(waveform, top_hz) for discriminator in self.discriminators]
+    def forward(self, waveform: Tensor) -> list[list[Tensor]]:
+        """Return every discriminator's activations on `(B, S)`."""
+        return [discriminator(waveform) for discriminator in self.discriminators]
 
 
-def adversarial_losses(
-    adversary: Adversary, real: Tensor, fake: Tensor, top_hz: Tensor | None = None
-) -> Mapping[str, Tensor]:
+def adversarial_losses(adversary: Adversary, real: Tensor, fake: Tensor) -> Mapping[str, Tensor]:
     """Compute both sides of the game, with least squares (Mao et al. 2017).
 
     One backward pass serves both: the discriminators see the fake without its gradient, and the vocoder is judged
@@ -133,18 +141,17 @@ def adversarial_losses(
         adversary: The discriminators.
         real: Recorded waveforms, shape `(B, S)`.
         fake: Vocoded waveforms, shape `(B, S)`.
-        top_hz: Nobody sees what is above, by row, shape `(B,)`.
 
     Returns:
         `discriminate` trains the discriminators; `fool` and `match` (of activations) train the vocoder.
     """
-    on_real = adversary(real, top_hz)
-    on_fake = adversary(fake.detach(), top_hz)
+    on_real = adversary(real)
+    on_fake = adversary(fake.detach())
     discriminate = sum(
         ((1 - r[-1].float()) ** 2).mean() + (f[-1].float() ** 2).mean() for r, f in zip(on_real, on_fake, strict=True)
     )
     held = {name: parameter.detach() for name, parameter in adversary.named_parameters()}
-    judged: list[list[Tensor]] = functional_call(adversary, held, (fake, top_hz))
+    judged: list[list[Tensor]] = functional_call(adversary, held, (fake,))
     fool = sum(((1 - activations[-1].float()) ** 2).mean() for activations in judged)
     match = torch.zeros((), device=real.device)
     for wanted, activations in zip(on_real, judged, strict=True):

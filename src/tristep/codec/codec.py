@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tristep.audio import SPEAK_HZ, transposition
+from tristep.codec.code_listener import CodeListener, Verify
 from tristep.codec.flow import UNKNOWN, Flow, FlowStream, Manner, energy_bin, pitch_bin
 from tristep.codec.saying import load_cells, silent_codes
 from tristep.codec.tokenizer import AudioEncoder, SpeechTokenizer
@@ -27,6 +28,8 @@ from tristep.config import CodecConfig, load_toml
 CONFIG = "codec.toml"
 CELLS = "phone_cells.safetensors"
 """What the phone dimensions of the codes say; a codec does without where it is not there."""
+LISTENER = "code_listener.safetensors"
+"""What tells how codes will be heard; a codec does without where it is not there."""
 KNEE = 0.7
 """Share of full scale up to which sound is left as it is."""
 LFS_POINTER = b"version https://git-lfs"
@@ -43,6 +46,8 @@ class Codec(nn.Module):
         self.vocoder = Vocoder(config.vocoder)
         self.silent = torch.zeros(self.codebook_size, dtype=torch.bool)
         """Which codes are known to say silence, shape `(K,)`."""
+        self.verify: Verify | None = None
+        """Says how well a word will be understood, and mends it; None where nobody can tell."""
         self.requires_grad_(False).eval()
 
     @property
@@ -149,6 +154,8 @@ class Codec(nn.Module):
             fill(module, folder / f"{part}.safetensors")
         if (folder / CELLS).is_file():
             codec.silent = silent_codes(load_cells(folder / CELLS), codec.codebook_size)
+        if (folder / LISTENER).is_file():
+            codec.verify = CodeListener.load(folder / LISTENER, codec.config.tokenizer).verify
         return codec.to(device)
 
     def num_leading_silent(self, codes: Sequence[int]) -> int:

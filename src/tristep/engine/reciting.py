@@ -16,9 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.model import Backbone
 from tristep.backbone.transformer import KVCache
+from tristep.engine.drafting import MOST_DRAFTS
 from tristep.engine.sampling import kept_rows, prefill, repeated_rows
 from tristep.modes.tts.data import NEXT
 from tristep.modes.tts.decoding import Recital, allowed_mask
+
+MOST_READ = MOST_DRAFTS + 1
+"""Tokens that a row reads in one pass at most. A longer word is read in several: many tokens would be computed in
+another way (`int8.MANY_TOKENS`), and so would those of the rows beside them."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,15 @@ class Sampling:
     ends_apart: bool = True
     """Whether a word ends as often as the model means it to, whatever makes its codes more probable: it has one way to
     end and thousands to go on, so a temperature under 1 over both would end it early. Not at temperature 0."""
+    max_attempts: int = 4
+    """Times that a word is said at most where its codes tell that it will not be understood."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 1 or not 0 < self.top_p <= 1:
+        if self.temperature < 0 or min(self.top_k, self.max_attempts) < 1 or not 0 < self.top_p <= 1:
             raise ValueError(
-                f"sampling has temperature {self.temperature}, top_k {self.top_k} and top_p {self.top_p}: expected a "
-                "temperature of at least 0, top_k of at least 1, and top_p above 0 and at most 1"
+                f"sampling has temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p} and max_attempts "
+                f"{self.max_attempts}: expected a temperature of at least 0, top_k and max_attempts of at least 1, and "
+                "top_p above 0 and at most 1"
             )
 
 
@@ -88,6 +96,7 @@ def recite(
     rows = list(zip(recitals, (torch.Generator().manual_seed(seed) for seed in seeds), strict=True))
     while True:
         choose(backbone, hidden, rows, [sampling] * len(rows))
+        cache.lengths -= cache.lengths.new_tensor([forgotten(recital) for recital, _ in rows])
         yield
         places = [place for place, (recital, _) in enumerate(rows) if not recital.is_done]
         if not places:
@@ -98,16 +107,34 @@ def recite(
 
 
 def read_given(backbone: Backbone, recitals: Sequence[Recital], cache: KVCache) -> Tensor:
-    """Read in one pass what every row has to read; return the hidden state after each one's last token, `(B, D)`."""
-    num_given = torch.tensor([len(recital.given) for recital in recitals], device=cache.lengths.device)
-    given = [torch.tensor(recital.given) for recital in recitals]
-    tokens = pad_sequence(given, batch_first=True, padding_value=backbone.vocab.control(NEXT)).to(num_given.device)
-    for recital in recitals:
-        recital.given.clear()
+    """Read what every row has to read; return the hidden state after each one's last token, `(B, D)`."""
+    last, num_read = read_some(backbone, recitals, cache)
+    while any(recital.given for recital in recitals):
+        hidden, num_read = read_some(backbone, recitals, cache)
+        last = torch.where((num_read > 0)[:, None], hidden, last)
+    return last
+
+
+def read_some(backbone: Backbone, recitals: Sequence[Recital], cache: KVCache) -> tuple[Tensor, Tensor]:
+    """Read the next tokens of every row that has some.
+
+    Returns:
+        The hidden states after each row's last token, `(B, D)`, and how many each has read, `(B,)`.
+    """
+    given = [recital.take_given(MOST_READ) for recital in recitals]
+    num_given = torch.tensor([len(tokens) for tokens in given], device=cache.lengths.device)
+    rows = [torch.tensor(tokens, dtype=torch.long) for tokens in given]
+    tokens = pad_sequence(rows, batch_first=True, padding_value=backbone.vocab.control(NEXT)).to(num_given.device)
     lengths = cache.lengths + num_given
     hidden = backbone(tokens, kv_cache=cache)  # (B, T, D)
     cache.lengths = lengths  # what was padding is never attended
-    return hidden[torch.arange(len(recitals)), num_given - 1]
+    return hidden[torch.arange(len(recitals)), (num_given - 1).clamp(min=0)], num_given
+
+
+def forgotten(recital: Recital) -> int:
+    """Return how many tokens a recital takes back, and take note that they are forgotten."""
+    num, recital.num_taken_back = recital.num_taken_back, 0
+    return num
 
 
 def choose(
@@ -128,8 +155,9 @@ def choose(
 
 def reserved_positions(backbone: Backbone, prompts: Sequence[Sequence[int]], recitals: Sequence[Recital]) -> int:
     """Return the positions that the longest row can come to need, after checking that there are as many."""
-    longest = max(recital.most_given for recital in recitals)  # the padding beside it takes room too
-    needed = longest + max(len(prompt) + recital.max_tokens for prompt, recital in zip(prompts, recitals, strict=True))
+    needed = MOST_READ + max(  # the padding beside what is read takes room too
+        len(prompt) + recital.max_tokens for prompt, recital in zip(prompts, recitals, strict=True)
+    )
     most = backbone.config.decoder.max_positions
     if needed > most:
         raise ValueError(

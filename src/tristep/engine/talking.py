@@ -60,6 +60,8 @@ class Sentence:
     end_s: float
     finish_reason: FinishReason
     """`length`: a word had no end and was cut."""
+    num_again: int = 0
+    """Times that a word was taken back and said again."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Talker:
         num_samples = 0
         for first in range(0, len(pieces), batch_size):
             group = pieces[first : first + batch_size]
-            recitals = self.recitals(group, request.instructions)
+            recitals = self.recitals(group, request)
             for _ in self.recite(group, recitals, request, first):
                 pass
             for number, (piece, recital) in enumerate(zip(group, recitals, strict=True), first):
@@ -269,16 +271,20 @@ class Talker:
             raise ValueError(f"there is nothing to say in {text[:60]!r}: give a text with words or numbers in it")
         return pieces
 
-    def recitals(self, pieces: Sequence[str], instructions: str = "") -> list[Recital]:
+    def recitals(self, pieces: Sequence[str], request: Request) -> list[Recital]:
         """Prepare to speak some sentences; whether they have long pauses is settled by a word of the instructions."""
         vocab, tokenizer, rate = self.backbone.vocab, self.chat.tokenizer, self.codec.code_rate_hz
         silence = self.codec.config.silence
         pauses = [None if silence is None else Pauses.of(piece, silence, rate) for piece in pieces]
-        asked = {"pauses": 4} if is_pause(instructions) else {}
+        asked = {"pauses": 4} if is_pause(request.instructions) else {}
+        verify, attempts = self.codec.verify, request.sampling.max_attempts
         return [
-            Recital.of(written_words(without_cues(piece)), vocab, tokenizer, rate, silences=found, **asked)
+            Recital.of(
+                written_words(without_cues(piece)), vocab, tokenizer, rate,
+                silences=found, verify=verify, max_attempts=attempts, **asked,
+            )
             for piece, found in zip(pieces, pauses, strict=True)
-        ]
+        ]  # fmt: skip
 
     def recite(
         self, pieces: Sequence[str], recitals: Sequence[Recital], request: Request, first: int
@@ -346,7 +352,7 @@ class SpeechStream:
             if number:
                 yield silence(self.settings.speed)
             start = self._num_samples
-            recital = self.talker.recitals([piece], self.settings.instructions)[0]
+            recital = self.talker.recitals([piece], self.settings)[0]
             yield from self._sound(piece, number, recital)
             self.sentences.append(sentence(piece, start, self._num_samples, recital))
 
@@ -357,12 +363,16 @@ class SpeechStream:
         sizes = (round(seconds * self.talker.codec.code_rate_hz) for seconds in chain(EARLY_CHUNKS_S, repeat(CHUNK_S)))
         size = next(sizes)
         for _ in self.talker.recite([piece], [recital], self.settings, number):
+            num_ready = recital.num_settled
             if self.at_once and not number and stream is None:
                 num_sounded = max(0, self.talker.codec.num_leading_silent(recital.codes) - 1)
-            if len(recital.codes) - num_sounded >= size:
+                num_ready = len(recital.codes)
+            if num_ready - num_sounded >= size:
+                if num_ready > recital.num_settled:  # nobody waits for it to be verified
+                    recital.settle_all()
                 stream = stream or self.talker.sound(self.settings, recital.settled, number)
-                yield stream.push(torch.tensor(recital.codes[num_sounded:]))
-                num_sounded, size = len(recital.codes), next(sizes)
+                yield stream.push(torch.tensor(recital.codes[num_sounded:num_ready]))
+                num_sounded, size = num_ready, next(sizes)
             else:
                 yield torch.zeros(0)
         stream = stream or self.talker.sound(self.settings, recital.settled, number)
@@ -422,4 +432,4 @@ def without_lead(waveform: Tensor) -> Tensor:
 def sentence(piece: str, start: int, end: int, recital: Recital) -> Sentence:
     """Write down how a sentence was spoken, from sample `start` to `end`."""
     assert recital.finish_reason is not None
-    return Sentence(piece, start / SPEAK_HZ, end / SPEAK_HZ, recital.finish_reason)
+    return Sentence(piece, start / SPEAK_HZ, end / SPEAK_HZ, recital.finish_reason, recital.num_again)

@@ -16,14 +16,10 @@ import torch
 from torch import Tensor
 
 from tristep.backbone.model import Backbone
-from tristep.engine.drafting import MOST_DRAFTS, RowSources, agreement
-from tristep.engine.reciting import Sampling, choose, draw
+from tristep.engine.drafting import RowSources, agreement
+from tristep.engine.reciting import MOST_READ, Sampling, choose, draw, forgotten
 from tristep.engine.sampling import Completion, FindLoop, settle
 from tristep.modes.tts.decoding import Recital
-
-MOST_READ = MOST_DRAFTS + 1
-"""Tokens that a row reads in one pass at most. A longer word is read in several: many tokens would be computed in
-another way (`int8.MANY_TOKENS`), and so would those of the rows beside them."""
 
 
 class Writer(Protocol):
@@ -173,11 +169,8 @@ class CodeWriter:
             some = [writers[place] for place in ready]
             rows = [(writer.recital, writer.generator) for writer in some]
             choose(backbone, last, rows, [writer.sampling for writer in some])
-        return num_read
+        return [num - forgotten(writer.recital) for num, writer in zip(num_read, writers, strict=True)]
 
     def read(self) -> int:
         """Take note that what was given has been read; return how much it was."""
-        num = len(self.given)
-        for _ in range(num):
-            self.recital.given.popleft()
-        return num
+        return len(self.recital.take_given(MOST_READ))

@@ -234,7 +234,7 @@ def vocoder_losses(game: nn.Module, batch: CodecBatch, settings: VocoderLossSett
         sums["repulsion"] = spectral_distance(draws[0], draws[1], batch.top_hz).sum()
         loss = loss - settings.repulsion / 2 * sums["repulsion"]
     if game.adversary is not None:
-        terms = adversarial_losses(game.adversary, batch.waveform, drawn[:, 0], batch.top_hz)
+        terms = adversarial_losses(game.adversary, batch.waveform, drawn[:, 0])
         sums |= {name: B * value for name, value in terms.items()}
         loss = loss + settings.fool * sums["fool"] + settings.match * sums["match"] + sums["discriminate"]
     return {"loss": loss, "num_targets": torch.tensor(float(B)), **sums}

@@ -90,6 +90,11 @@ def turns(text: str, instructions: str = "", reference: Utterance | None = None)
     return [Turn("system", tuple(context)), Turn("user", (text,))]
 
 
+def phones_of(word: str) -> str:
+    """Return how a word sounds, in `tristep.phones.PHONES`; empty if it has no letters."""
+    return "".join(english().pronounce(part) for part in word.split("-"))
+
+
 @lru_cache(maxsize=MOST_REMEMBERED)
 def spelt(word: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
     """Spell a word as it sounds, each phone in tokens of its own, the first with a space before it.
@@ -97,8 +102,7 @@ def spelt(word: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
     Marks before and after the word stay, for its melody; a word without letters is spelt as it is written.
     """
     marks = word[len(word.rstrip(MARKS)) :]
-    parts = (english().pronounce(part) for part in word.split("-"))
-    sounds = "".join(X_SAMPA.get(phone, phone) for phones in parts for phone in phones)
+    sounds = "".join(X_SAMPA.get(phone, phone) for phone in phones_of(word))
     letters = sounds + marks if sounds else word.lower()
     return tuple(token for letter in (" " + letters[0], *letters[1:]) for token in tokenizer.encode(letter))
 
