@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tristep.backbone.model import Backbone, TokenTable
-from tristep.backbone.transformer import fuse_projections
+from tristep.backbone.transformer import fuse_layers
 
 Precision = Literal["fp32", "bf16", "int8"]
 MANY_TOKENS = 24
@@ -143,7 +143,7 @@ def compute_in(backbone: Backbone, precision: Precision | None = None) -> None:
     if precision == "int8" and not on_cpu:
         raise ValueError("int8 is computed on a processor only: give bf16 or fp32 on a GPU")
     for part in filter(None, (backbone.decoder, backbone.draft_heads)):
-        fuse_projections(part)
+        fuse_layers(part)
     if precision == "int8":
         compute_in_int8(backbone)
     for part in filter(None, (backbone.decoder, backbone.embedding, backbone.head, backbone.draft_heads)):
