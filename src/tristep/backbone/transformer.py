@@ -169,10 +169,11 @@ class Attention(nn.Module):
 def stacked(*projections: nn.Linear) -> nn.Linear:
     """Join projections of the same input into one, whose output is theirs one after the other."""
     weight = torch.cat([projection.weight.detach() for projection in projections])
-    biases = [projection.bias.detach() for projection in projections if projection.bias is not None]
-    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases), device="meta")
+    biases = [weight.new_zeros(p.out_features) if p.bias is None else p.bias.detach() for p in projections]
+    is_biased = any(projection.bias is not None for projection in projections)
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=is_biased, device="meta")
     joined.weight = nn.Parameter(weight, requires_grad=False)
-    if biases:
+    if is_biased:
         joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
     return joined
 

@@ -90,15 +90,15 @@ class Engine:
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            precision: What the decoder computes in: int8 on a processor and bf16 on a GPU if not given. The ear is
-                always float32: it is a small part of the work, and what it hears is what the adaptor was trained on.
+            precision: What it computes in: int8 on a processor and bf16 on a GPU if not given. The ear is float32
+                in all but int8, as what it hears is what the adaptor was trained on.
 
         Raises:
             ValueError: If there are none, or they are damaged.
         """
         later = partial(Talker.load, name, device, precision), partial(Thinker.load, name, device, precision)
         engine = cls(*load_backbone(name, device, mode="asr"), *later)
-        compute_in(engine.backbone, precision)
+        compute_in(engine.backbone, precision, hears=True)
         engine.end_of_turn = SmartTurn.load(find_weights(name))
         return engine
 
