@@ -92,7 +92,7 @@ class RMSNorm(nn.Module):
         self.register_buffer("twice", None, persistent=False)
 
     def fuse(self) -> None:
-        """Norm in one kernel from now on, for inference.
+        """Norm what is in bfloat16 by one kernel from now on, for inference.
 
         A vector and its negative side by side have mean 0 and the vector's mean square as their variance, so that the
         layer norm of the two, for which torch has a kernel, begins with the root-mean-square norm of the one.
@@ -100,7 +100,7 @@ class RMSNorm(nn.Module):
         self.twice = torch.cat([self.weight.detach(), self.weight.detach()])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if self.twice is not None:
+        if self.twice is not None and hidden.dtype == torch.bfloat16:
             pair = torch.cat([hidden, -hidden], dim=-1)  # (..., 2 D)
             normed = torch.layer_norm(pair, self.twice.shape, self.twice, None, self.eps)
             return normed[..., : len(self.weight)].contiguous()
