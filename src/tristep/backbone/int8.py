@@ -7,7 +7,7 @@ not depend on the rows beside it: what is decoded in a batch, or verified as a d
 
 Of the scores of all tokens only the best matter, and those are computed again: there the hidden state is rounded too,
 where the processor multiplies eight-bit numbers, in half the time for one row and a fifth for several. In the blocks
-that would cost a transcript 0.02 nats a token.
+that would cost a transcript 0.02 nats a token. The ear bears it, and hears in less than half of the time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tristep.backbone.audio_encoder import EncoderBlock
 from tristep.backbone.model import Backbone, TokenTable
 from tristep.backbone.transformer import fuse_layers
 
@@ -160,6 +161,7 @@ def hear_in_int8(backbone: Backbone) -> None:
     if not multiplies_int8():
         return
     for block in backbone.audio_encoder.blocks:
+        assert isinstance(block, EncoderBlock)
         block.fuse()
     fuse_layers(backbone.adaptor)
     replace_projections(backbone.audio_encoder, RoundedLinear)

@@ -208,7 +208,7 @@ def attend_cached(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, penalty: Tenso
         return attend(q_BHTE, k_BGSE, v_BGSE, penalty)
     if B == 1 or T == 1:
         return attend_apart(q_BHTE, k_BGSE, v_BGSE, penalty)
-    rows = zip(*(tensor.split(1) for tensor in (q_BHTE, k_BGSE, v_BGSE, penalty)), strict=True)
+    rows = zip(*(torch.split(tensor, 1) for tensor in (q_BHTE, k_BGSE, v_BGSE, penalty)), strict=True)
     return torch.cat([attend_apart(*row) for row in rows])
 
 
