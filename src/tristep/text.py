@@ -180,6 +180,7 @@ def _normaliser(base: str) -> Callable[[str], str]:
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 """What plain English words are spelt with; CTC over letters has one class for each, and blank after them."""
+_PLACES = str.maketrans(LETTERS, "".join(map(chr, range(len(LETTERS)))))
 _AS_ASCII = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": " ", "\u2013": " ", "\u2014": " ", "-": " "}
 )
@@ -196,7 +197,12 @@ def spoken_words(text: str) -> list[str] | None:
 def spell_letters(text: str) -> list[int] | None:
     """Spell a transcript as indices into `LETTERS`, one space between words; None where `spoken_words` has none."""
     words = spoken_words(text)
-    return None if words is None else [LETTERS.index(letter) for letter in " ".join(words)]
+    return None if words is None else list(letter_places(" ".join(words)))
+
+
+def letter_places(text: str) -> bytes:
+    """Return the index into `LETTERS` of each letter of a text that has no others."""
+    return text.translate(_PLACES).encode("ascii")
 
 
 def written_words(text: str) -> list[str]:

@@ -4,11 +4,23 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tristep.backbone.int8 import MANY_TOKENS, Int8Linear, compute_in_int8
+from tristep.backbone.int8 import (
+    MANY_TOKENS,
+    Int8Linear,
+    RoundedLinear,
+    compute_in_int8,
+    few_sizes,
+    hear_in_int8,
+    multiplies_int8,
+)
 from tristep.backbone.model import Backbone
 from tristep.config import load_backbone_config
+
+needs_vnni = pytest.mark.skipif(not multiplies_int8(), reason="this processor does not multiply eight-bit numbers")
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -62,6 +74,47 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(pair: tuple[Backbone, Backb
     together = packed.logits(hidden)
     alone = torch.cat([packed.logits(row[None]) for row in hidden])
     assert torch.equal(together, alone)
+
+
+@needs_vnni
+@pytest.mark.parametrize(("num_bytes", "most"), [(1, 0.02), (2, 0.005)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_rounded_rows_are_nearly_what_they_were(num_bytes: int, most: float, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(96, 64, bias=bias).requires_grad_(False)
+    hidden = torch.randn(2, 37, 96) * torch.linspace(0.1, 10, 37)[:, None]
+    packed = RoundedLinear(linear.weight, linear.bias, num_bytes)
+    assert relative_error(packed(hidden), linear(hidden)) < most
+    assert torch.equal(packed(torch.zeros(3, 96)), packed.bias.expand(3, -1))
+
+
+@needs_vnni
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 70), st.sampled_from([1, 2]), st.integers(0, 10_000))
+def test_a_rounded_row_does_not_depend_on_how_many_there_are(num_rows: int, num_bytes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    packed = RoundedLinear(torch.randn(40, 48, generator=generator), None, num_bytes)
+    rows = torch.randn(num_rows, 48, generator=generator)
+    assert torch.equal(packed(rows), torch.cat([packed(row[None]) for row in rows]))
+
+
+@given(st.integers(1, 100_000))
+def test_there_are_few_sizes_and_little_is_added(num: int) -> None:
+    assert num <= few_sizes(num) <= max(num * 9 // 8, num)
+    assert few_sizes(few_sizes(num)) == few_sizes(num)
+
+
+@needs_vnni
+def test_an_ear_in_int8_hears_nearly_what_it_did() -> None:
+    torch.manual_seed(0)
+    plain = Backbone(load_backbone_config("toy")).eval().requires_grad_(False)
+    packed = copy.deepcopy(plain)
+    hear_in_int8(packed)
+    mel, num_frames = torch.randn(2, plain.config.encoder.num_mels, 100), torch.tensor([100, 61])
+    heard, expected = packed.encode_audio(mel, num_frames)[0], plain.encode_audio(mel, num_frames)[0]
+    assert relative_error(heard, expected) < 0.05
+    adapted = (backbone.adapt(expected, num_frames // 2).audio_embeddings for backbone in (packed, plain))
+    assert relative_error(*adapted) < 0.01
 
 
 def test_a_tied_output_layer_stays_tied_and_the_ear_is_left_alone(pair: tuple[Backbone, Backbone]) -> None:

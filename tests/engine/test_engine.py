@@ -16,7 +16,7 @@ import torch
 import tristep
 from tristep.audio import LISTEN_HZ, AudioError, read_audio
 from tristep.backbone.checkpoints import save_backbone
-from tristep.backbone.int8 import Precision
+from tristep.backbone.int8 import Precision, RoundedLinear, multiplies_int8
 from tristep.backbone.low_rank import LowRankLinear, add_low_rank
 from tristep.backbone.model import Backbone
 from tristep.config import load_backbone_config
@@ -173,11 +173,15 @@ def test_a_saved_model_loads_by_its_folder_and_says_the_same(engine: Engine, tmp
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", None])
-def test_few_bits_are_for_the_decoder_only(engine: Engine, tmp_path: Path, precision: Precision | None) -> None:
+def test_the_decoder_has_few_bits_and_the_ear_only_in_int8(
+    engine: Engine, tmp_path: Path, precision: Precision | None
+) -> None:
     save_backbone(engine.backbone, engine.chat.tokenizer, tmp_path / "toy", packing="fp32")
     loaded = tristep.load(tmp_path / "toy", precision=precision)
     assert loaded.backbone.embedding.weight.dtype == torch.bfloat16
     assert loaded.backbone.audio_encoder.conv1.weight.dtype == torch.float32
+    rounds = any(isinstance(module, RoundedLinear) for module in loaded.backbone.audio_encoder.modules())
+    assert rounds == (precision != "bf16" and multiplies_int8())
     assert loaded.transcribe(CLIP).segments
 
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tristep.backbone.transformer import Block, Context, RMSNorm, draw_normal, rotary
+from tristep.backbone.transformer import Block, Context, RMSNorm, draw_normal, rotary, stacked
 from tristep.config import AdaptorConfig, DecoderConfig, EncoderConfig
 from tristep.text import LETTERS
 
@@ -45,19 +45,26 @@ class EncoderBlock(nn.Module):
         self.v_proj, self.o_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
         self.up_proj, self.down_proj = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.qkv_proj: nn.Module | None = None
+
+    def fuse(self) -> None:
+        """Project in one call from now on, for inference: every row of the result is what it was."""
+        self.qkv_proj = stacked(self.q_proj, self.k_proj, self.v_proj)
+        del self.q_proj, self.k_proj, self.v_proj
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         B, N, D = hidden.shape
-        normed = self.attention_norm(hidden)
-        q, k, v = (proj(normed).view(B, N, self.num_heads, -1).transpose(1, 2) for proj in self.projections)
+        parts = self.projected(self.attention_norm(hidden))
+        q, k, v = (part.view(B, N, self.num_heads, -1).transpose(1, 2) for part in parts)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(B, N, D)
         hidden = hidden + self.o_proj(attended)
         return hidden + self.down_proj(F.gelu(self.up_proj(self.ffn_norm(hidden))))
 
-    @property
-    def projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-        """Query, key and value."""
-        return self.q_proj, self.k_proj, self.v_proj
+    def projected(self, normed: Tensor) -> tuple[Tensor, ...]:
+        """Project to queries, keys and values, each `(B, N, D)`."""
+        if self.qkv_proj is None:
+            return self.q_proj(normed), self.k_proj(normed), self.v_proj(normed)
+        return self.qkv_proj(normed).chunk(3, dim=-1)
 
 
 def sinusoids(num_positions: int, dim: int) -> Tensor:

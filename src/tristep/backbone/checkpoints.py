@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,9 @@ def load_backbone(
     with torch.device("meta"):
         backbone = Backbone(config_of_mode(config, own) if own else config)
         restore_low_rank(backbone, own["low_rank"] if own else index["low_rank"])
-    give_memory(backbone, device, dtype or torch.float32)
     shared = {name: entry for name, entry in index["tensors"].items() if not (own and is_own(name))}
-    fill_from_shards(stored_tensors(backbone), shared | own.get("tensors", {}), folder)
+    tensors = read_shards(stored_tensors(backbone), shared | own.get("tensors", {}), folder)
+    take_tensors(backbone, tensors, device, dtype or torch.float32)
     check_file(folder / TOKENIZER)
     return backbone, TextTokenizer(Tokenizer.from_file(str(folder / TOKENIZER)))
 
@@ -131,7 +132,8 @@ def load_encoder(folder: str | Path) -> AudioEncoder:
     config = parse(read_json(folder / CONFIG), BackboneConfig, str(folder / CONFIG))
     encoder, prefix = AudioEncoder(config.encoder), "audio_encoder."
     targets = {prefix + name: tensor for name, tensor in encoder.state_dict().items()}
-    fill_from_shards(targets, {n: e for n, e in index["tensors"].items() if n.startswith(prefix)}, folder)
+    tensors = read_shards(targets, {n: e for n, e in index["tensors"].items() if n.startswith(prefix)}, folder)
+    encoder.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     return encoder.eval().requires_grad_(False)
 
 
@@ -158,10 +160,27 @@ def stored_tensors(backbone: Backbone) -> dict[str, Tensor]:
 
     A projection has the same name with and without a low-rank update.
     """
-    state = backbone.state_dict()
     tied = backbone.head is backbone.embedding
-    kept = {name: tensor for name, tensor in state.items() if not (tied and name.startswith("head."))}
-    return {name.replace(".base.", "."): tensor for name, tensor in kept.items()}
+    kept = {name: tensor for name, tensor in backbone.state_dict().items() if not (tied and name.startswith("head."))}
+    return {stored_name(name): tensor for name, tensor in kept.items()}
+
+
+def stored_name(name: str) -> str:
+    """Return the name by which a tensor of a backbone is stored."""
+    return name.replace(".base.", ".")
+
+
+def take_tensors(
+    backbone: Backbone, tensors: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype
+) -> None:
+    """Put stored tensors in the place of a backbone's own, which have no memory; they are not copied."""
+    ready = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in tensors.items()
+    }
+    own = backbone.state_dict()
+    tied = {name: name.replace("head.", "embedding.", 1) for name in own if stored_name(name) not in ready}
+    backbone.load_state_dict({name: ready[stored_name(tied.get(name, name))] for name in own}, assign=True)
 
 
 def is_own(name: str) -> bool:
@@ -268,22 +287,26 @@ def pieces(tensor: Tensor, max_bytes: int) -> tuple[Tensor, ...]:
     return torch.split(tensor, max(max_bytes // row_bytes, 1))
 
 
-def fill_from_shards(targets: dict[str, Tensor], entries: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Unpack every stored tensor into the parameter or buffer of its name."""
-    unmatched = sorted(set(targets) ^ set(entries))
+def read_shards(
+    expected: Mapping[str, Tensor], entries: Mapping[str, dict[str, Any]], folder: Path
+) -> dict[str, Tensor]:
+    """Unpack every stored tensor, after checking that these are the `expected` ones, by their names and shapes."""
+    unmatched = sorted(set(expected) ^ set(entries))
     if unmatched:
-        where = "lacks" if unmatched[0] in targets else "has an unknown"
+        where = "lacks" if unmatched[0] in expected else "has an unknown"
         raise ValueError(f"{folder / INDEX} {where} tensor {unmatched[0]!r}: its {CONFIG} is of another checkpoint")
     names = {shard for entry in entries.values() for shard in entry["shards"]}
     files = {name: safe_open(folder / name, "pt") for name in names}
+    tensors = {}
     for name, entry in entries.items():
-        target, shape, first = targets[name], entry["shape"], 0
-        if list(target.shape) != shape:
-            raise ValueError(f"{name} is stored with shape {shape}, {CONFIG} says {list(target.shape)}")
-        for number, shard in enumerate(entry["shards"]):
-            rows = read_piece(files[shard], name, number, entry)
-            target[first : first + len(rows)].copy_(rows.view(len(rows), *shape[1:]))
-            first += len(rows)
+        if list(expected[name].shape) != entry["shape"]:
+            raise ValueError(
+                f"{name} is stored with shape {entry['shape']}, {CONFIG} says {list(expected[name].shape)}"
+            )
+        pieces = [read_piece(files[shard], name, number, entry) for number, shard in enumerate(entry["shards"])]
+        is_file = entry["packing"] in ("fp32", "exact")  # not unpacked: still the file's own memory
+        tensors[name] = (torch.cat(pieces) if len(pieces) > 1 or is_file else pieces[0]).view(entry["shape"])
+    return tensors
 
 
 def read_piece(file: Any, name: str, piece: int, entry: dict[str, Any]) -> Tensor:
@@ -293,10 +316,13 @@ def read_piece(file: Any, name: str, piece: int, entry: dict[str, Any]) -> Tenso
 
 
 def check_shards(folder: Path, shards: dict[str, str]) -> None:
-    """Check that every shard is there and is what was saved."""
-    for name, expected in shards.items():
+    """Check that every shard is there and is what was saved; several are read at once."""
+    for name in shards:
         check_file(folder / name)
-        if sha256(folder / name) != expected:
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(sha256, [folder / name for name in shards]))
+    for (name, expected), checksum in zip(shards.items(), found, strict=True):
+        if checksum != expected:
             raise ValueError(f"{folder / name} is damaged (its SHA-256 is not the one in {INDEX}): fetch it again")
 
 

@@ -10,6 +10,7 @@ E head width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -81,12 +82,28 @@ class KVCache:
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32."""
 
+    twice: Tensor | None
+    """The weight two times, once it is fused."""
+
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
+        self.register_buffer("twice", None, persistent=False)
+
+    def fuse(self) -> None:
+        """Norm what is in bfloat16 by one kernel from now on, for inference.
+
+        A vector and its negative side by side have mean 0 and the vector's mean square as their variance, so that the
+        layer norm of the two, for which torch has a kernel, begins with the root-mean-square norm of the one.
+        """
+        self.twice = torch.cat([self.weight.detach(), self.weight.detach()])
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if self.twice is not None and hidden.dtype == torch.bfloat16:
+            pair = torch.cat([hidden, -hidden], dim=-1)  # (..., 2 D)
+            normed = torch.layer_norm(pair, self.twice.shape, self.twice, None, self.eps)
+            return normed[..., : len(self.weight)].contiguous()
         return F.rms_norm(hidden.float(), self.weight.shape, self.weight.float(), self.eps).to(hidden.dtype)
 
 
@@ -98,17 +115,16 @@ def draw_normal(weight: Tensor, std: float) -> None:
 
 
 def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines `(B, 1, T, E)` of the rotation at each position."""
+    """Return cosines and sines `(B, 1, T, E)` of the rotation at each position; the first half's sines are negative."""
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions[:, None, :, None].float() * theta**-exponents  # (B, 1, T, E / 2)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate queries or keys `(B, H, T, E)` to their positions."""
-    first, second = heads.chunk(2, dim=-1)
-    return (heads * cos + torch.cat([-second, first], dim=-1) * sin).to(heads.dtype)
+    return (heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * sin).to(heads.dtype)
 
 
 class Attention(nn.Module):
@@ -144,54 +160,71 @@ class Attention(nn.Module):
         if context.kv_cache is not None:
             num_positions = context.mask.shape[3]
             k_BGSE, v_BGSE = context.kv_cache.write(layer, context.positions, k_BGSE, v_BGSE, num_positions)
-        out_BHTE = attend(q_BHTE, k_BGSE, v_BGSE, context.mask, is_cached=context.kv_cache is not None)
+            out_BHTE = attend_cached(q_BHTE, k_BGSE, v_BGSE, context.penalty)
+        else:
+            out_BHTE = attend(q_BHTE, k_BGSE, v_BGSE, context.mask)
         return self.o_proj(out_BHTE.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
 def stacked(*projections: nn.Linear) -> nn.Linear:
     """Join projections of the same input into one, whose output is theirs one after the other."""
     weight = torch.cat([projection.weight.detach() for projection in projections])
-    biases = [projection.bias.detach() for projection in projections if projection.bias is not None]
-    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases), device="meta")
+    biases = [weight.new_zeros(p.out_features) if p.bias is None else p.bias.detach() for p in projections]
+    is_biased = any(projection.bias is not None for projection in projections)
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=is_biased, device="meta")
     joined.weight = nn.Parameter(weight, requires_grad=False)
-    if biases:
+    if is_biased:
         joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
     return joined
 
 
-def fuse_projections(module: nn.Module) -> None:
-    """Let every attention and feed-forward layer inside `module` project in fewer calls, in place and for good."""
+def fuse_layers(module: nn.Module) -> None:
+    """Let every layer inside `module` compute in fewer calls, in place and for good."""
     for part in list(module.modules()):
-        if isinstance(part, Attention | SwiGLU):
+        if isinstance(part, Attention | SwiGLU | RMSNorm):
             part.fuse()
 
 
-def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor, *, is_cached: bool) -> Tensor:
-    """Let queries attend to the keys that they share, `(B, H, T, E)`, by the kernel that is fastest there.
-
-    On a CPU a draft is verified one query at a time, so that a token of it attends bit for bit as it does when it is
-    written alone.
-    """
-    T, on_cpu, in_bf16 = q_BHTE.shape[2], q_BHTE.device.type == "cpu", q_BHTE.dtype == torch.bfloat16
-    if is_cached and on_cpu and T == 1:
-        return attend_once(q_BHTE, k_BGSE, v_BGSE, mask)
-    if is_cached and on_cpu and in_bf16 and T < FEW_TOKENS:
-        queries, masks = q_BHTE.chunk(T, dim=2), mask.chunk(T, dim=2)
-        return torch.cat([attend_once(q, k_BGSE, v_BGSE, m) for q, m in zip(queries, masks, strict=True)], dim=2)
+def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor) -> Tensor:
+    """Let queries attend to the keys that they share, `(B, H, T, E)`, by the kernel that is fastest there."""
     shares = q_BHTE.shape[1] // k_BGSE.shape[1]
     if shares > 1 and torch.is_grad_enabled():
         # In training, repeated keys take half the time of enable_gqa's slow path on a CPU.
         k_BGSE, v_BGSE = k_BGSE.repeat_interleave(shares, dim=1), v_BGSE.repeat_interleave(shares, dim=1)
         shares = 1
-    if q_BHTE.requires_grad and in_bf16 and on_cpu:
+    if q_BHTE.requires_grad and q_BHTE.dtype == torch.bfloat16 and q_BHTE.device.type == "cpu":
         return plain_attention(q_BHTE, k_BGSE, v_BGSE, mask)
     return F.scaled_dot_product_attention(q_BHTE, k_BGSE, v_BGSE, attn_mask=mask, enable_gqa=shares > 1)
 
 
-def attend_once(q_BH1E: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor) -> Tensor:
-    """Attend with one query a head; heads that share keys go as queries of one head, in a fifth of the time."""
-    grouped = q_BH1E.reshape(len(q_BH1E), k_BGSE.shape[1], -1, q_BH1E.shape[3])  # (B, G, H / G, E)
-    return F.scaled_dot_product_attention(grouped, k_BGSE, v_BGSE, attn_mask=mask).reshape(q_BH1E.shape)
+def attend_cached(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, penalty: Tensor) -> Tensor:
+    """Let queries attend to cached keys, `(B, H, T, E)`.
+
+    On a CPU a draft is verified one query at a time, so that a token of it attends bit for bit as it does when it is
+    written alone.
+    """
+    B, _, T, _ = q_BHTE.shape
+    if q_BHTE.device.type != "cpu" or T >= FEW_TOKENS or (T > 1 and q_BHTE.dtype != torch.bfloat16):
+        return attend(q_BHTE, k_BGSE, v_BGSE, penalty)
+    if B == 1 or T == 1:
+        return attend_apart(q_BHTE, k_BGSE, v_BGSE, penalty)
+    rows = zip(*(torch.split(tensor, 1) for tensor in (q_BHTE, k_BGSE, v_BGSE, penalty)), strict=True)
+    return torch.cat([attend_apart(*row) for row in rows])
+
+
+def attend_apart(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, penalty: Tensor) -> Tensor:
+    """Attend with one query at a time, in one call: `T` queries of one row, or one query in each of `B` rows.
+
+    The kernel takes rows and heads apart, each as if it were alone. So the queries of a row go as rows with the same
+    keys; and heads that share keys go as queries of one head, in a fifth of the time.
+    """
+    B, H, T, E = q_BHTE.shape
+    G = k_BGSE.shape[1]
+    queries = q_BHTE.transpose(1, 2).reshape(B * T, G, H // G, E)
+    k_NGSE, v_NGSE = (shared.expand(B * T, -1, -1, -1) for shared in (k_BGSE, v_BGSE))
+    penalties = penalty.transpose(1, 2).flatten(0, 1)[:, None]  # (B T, 1, 1, S)
+    out = F.scaled_dot_product_attention(queries, k_NGSE, v_NGSE, attn_mask=penalties)
+    return out.reshape(B, T, H, E).transpose(1, 2)
 
 
 def plain_attention(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor) -> Tensor:
@@ -271,6 +304,12 @@ class Context:
     mask: Tensor
     """True may be attended, shape `(B, 1, T, S)`."""
     kv_cache: KVCache | None = None
+
+    @cached_property
+    def penalty(self) -> Tensor:
+        """The mask as what is added to scores, 0 or minus infinity: one for all layers, as each would make its own."""
+        zeros = torch.zeros_like(self.mask, dtype=self.kv_cache.keys.dtype if self.kv_cache else torch.float32)
+        return zeros.masked_fill(~self.mask, -torch.inf)
 
 
 class Block(nn.Module):

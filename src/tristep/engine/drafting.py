@@ -46,7 +46,7 @@ class PassCosts:
         return 1 + self.token * further + self.block * (further // TOKENS_AT_ONCE)
 
 
-COSTS = {"cpu": PassCosts(token=0.07, block=0.35), "cuda": PassCosts(token=0.003)}
+COSTS = {"cpu": PassCosts(token=0.05, block=0.4), "cuda": PassCosts(token=0.003)}
 """Nano in int8 on one core, by `benchmarks/asr.py --costs`; a GPU reads some hundred tokens in the time of one."""
 
 

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -25,21 +25,14 @@ from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
-from tristep.codec.voice import Voice
-from tristep.engine.conversing import Thinker
-from tristep.engine.dialogue import Modality, SessionSettings
 from tristep.engine.drafting import MOST_DRAFTED_ROWS, DraftSources, Hypothesis, RowSources
 from tristep.engine.listening import Entry, Hearing, OnProgress, Source, listen
-from tristep.engine.recorded import Recorded
 from tristep.engine.sampling import Bias, Completion, greedy, penalties
 from tristep.engine.scheduler import Request, Scheduler
 from tristep.engine.segments import Stretch
-from tristep.engine.session import Session
 from tristep.engine.settings import Options, Settings
 from tristep.engine.streaming import Commit, TranscriptionStream
-from tristep.engine.talking import Speech, SpeechStream, Talker
 from tristep.engine.transcription import Segment, Token, Transcription, in_digits
-from tristep.engine.turns import EndOfTurn, SmartTurn
 from tristep.engine.words import with_confidence, words_said
 from tristep.engine.writers import TextWriter
 from tristep.modes.asr.data import Style
@@ -48,6 +41,13 @@ from tristep.modes.asr.hotwords import Hotword, listen_for, read_hotwords
 from tristep.modes.asr.letters import LetterBias, LetterPaths
 from tristep.modes.mode import ASR
 from tristep.vocab import TextTokenizer
+
+if TYPE_CHECKING:  # imported by who speaks or converses: to transcribe takes none of it, and a sixth of a second less
+    from tristep.codec.voice import Voice
+    from tristep.engine.conversing import Thinker
+    from tristep.engine.recorded import Recorded
+    from tristep.engine.talking import Speech, SpeechStream, Talker
+    from tristep.engine.turns import EndOfTurn
 
 Drafts = Literal["auto", "none"]
 """Whether tokens are guessed ahead."""
@@ -64,6 +64,7 @@ class Engine:
         tokenizer: TextTokenizer,
         talker: Callable[[], Talker] | None = None,
         thinker: Callable[[], Thinker] | None = None,
+        end_of_turn: Callable[[], EndOfTurn | None] = lambda: None,
     ) -> None:
         """Put a backbone to work.
 
@@ -72,11 +73,10 @@ class Engine:
             tokenizer: Its text tokenizer.
             talker: Loads what speaks, when it is first asked to.
             thinker: Loads what answers, when it is first asked to.
+            end_of_turn: Loads what judges whether a turn sounds finished, if there is something, when it is asked for.
         """
         merge_low_rank(backbone)
-        self._load_talker, self._load_thinker = talker, thinker
-        self.end_of_turn: EndOfTurn | None = None
-        """Judges whether a turn sounds finished, where there are weights for that."""
+        self._load_talker, self._load_thinker, self._load_end_of_turn = talker, thinker, end_of_turn
         self.backbone = backbone.eval()
         self.chat = Chat(backbone.vocab, tokenizer)
         self.scheduler: Scheduler | None = None
@@ -90,16 +90,15 @@ class Engine:
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            precision: What the decoder computes in: int8 on a processor and bf16 on a GPU if not given. The ear is
-                always float32: it is a small part of the work, and what it hears is what the adaptor was trained on.
+            precision: What it computes in: int8 on a processor and bf16 on a GPU if not given. The ear is float32
+                in all but int8, as what it hears is what the adaptor was trained on.
 
         Raises:
             ValueError: If there are none, or they are damaged.
         """
-        later = partial(Talker.load, name, device, precision), partial(Thinker.load, name, device, precision)
-        engine = cls(*load_backbone(name, device, mode="asr"), *later)
-        compute_in(engine.backbone, precision)
-        engine.end_of_turn = SmartTurn.load(find_weights(name))
+        later = partial(load_talker, name, device, precision), partial(load_thinker, name, device, precision)
+        engine = cls(*load_backbone(name, device, mode="asr"), *later, partial(load_end_of_turn, name))
+        compute_in(engine.backbone, precision, hears=True)
         return engine
 
     def sharing(self, num_slots: int = 8, max_waiting: int = 64) -> Engine:
@@ -129,6 +128,11 @@ class Engine:
             raise ValueError("this engine was built to listen only: load it by `Engine.load` to make it answer")
         return self._load_thinker()
 
+    @cached_property
+    def end_of_turn(self) -> EndOfTurn | None:
+        """What judges whether a turn sounds finished, where there are weights for that."""
+        return self._load_end_of_turn()
+
     def speak(self, text: str, voice: str | Voice | None = None, **settings: Any) -> Speech:
         """Say a text of any length; takes what `Talker.speak` takes."""
         return self.talker.speak(text, voice, **settings)
@@ -151,6 +155,10 @@ class Engine:
         Raises:
             ValueError: If the weights can't speak, or there is no such voice.
         """
+        from tristep.engine.dialogue import Modality, SessionSettings
+        from tristep.engine.recorded import Recorded
+        from tristep.engine.session import Session
+
         modality: Modality = "audio" if aloud else "text"
         settings = SessionSettings(persona, modality, voice, turn_detection=None, seed=seed)
         return Recorded(Session(self, settings))
@@ -405,6 +413,27 @@ class Engine:
             num_tokens=completion.counts.num_settled,
             num_passes=completion.counts.num_passes,
         )
+
+
+def load_talker(name: str | Path, device: str, precision: Precision | None) -> Talker:
+    """Load what speaks."""
+    from tristep.engine.talking import Talker
+
+    return Talker.load(name, device, precision)
+
+
+def load_thinker(name: str | Path, device: str, precision: Precision | None) -> Thinker:
+    """Load what answers."""
+    from tristep.engine.conversing import Thinker
+
+    return Thinker.load(name, device, precision)
+
+
+def load_end_of_turn(name: str | Path) -> EndOfTurn | None:
+    """Load what judges whether a turn sounds finished, if there is something."""
+    from tristep.engine.turns import SmartTurn
+
+    return SmartTurn.load(find_weights(name))
 
 
 def batches(window: Sequence[Entry], batch_size: int) -> Iterator[Sequence[Entry]]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from tristep.text import LETTERS, speakable, spoken_words
+from tristep.text import LETTERS, letter_places, speakable, spoken_words
 from tristep.vocab import TextTokenizer
 
 FLOOR = -30.0
@@ -155,4 +155,4 @@ def spelt(text: str) -> tuple[int, ...] | None:
     """Spell what is written as it sounds, a space before each word; None where nobody can."""
     words = spoken_words(text)
     words = spoken_words(speakable(text)) if words is None else words
-    return None if words is None else tuple(LETTERS.index(letter) for word in words for letter in " " + word)
+    return None if words is None else tuple(letter_places("".join(" " + word for word in words)))
