@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,7 +240,7 @@ def test_the_text_model_tells_the_judge_of_replies_how_well_they_fit(tmp_path: P
     class Curious:
         name = "curious"
 
-        def opinions(self, cases: list[Case], sound: object = (), seed: int = 0) -> list[Opinion]:
+        def opinions(self, cases: Sequence[Case], sound: object = (), seed: int = 0) -> list[Opinion]:
             seen.extend(cases)
             return [Opinion("", (0.0, 0.0, 1.0, 0.0, 0.0)) for _ in cases]
 
