@@ -846,6 +846,9 @@ def evaluate_judge(
     max_pairs: Annotated[int | None, typer.Option(min=1, help="The most pairs of each file.")] = None,
     readings: Annotated[int, typer.Option(min=1, help="Verdicts for each order of a pair.")] = 1,
     hears: Annotated[bool, typer.Option("--hears", help="The judge hears the sounds too.")] = False,
+    text_model: Annotated[
+        str | None, typer.Option(help="Weights of a text model that measures how well replies fit.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of a chat endpoint that judges instead.")] = None,
     endpoint_model: Annotated[str, typer.Option(help="The model's name at the endpoint.")] = "",
     store: Annotated[Path | None, typer.Option(help="JSON lines of preferences to add its verdicts to.")] = None,
@@ -857,11 +860,14 @@ def evaluate_judge(
         set_threads(threads)
         with extra("evaluate"):
             from tristep.evaluation import judge as judging
+        from tristep.engine.fitting import Reader
         from tristep.engine.judging import BackbonePanel
 
+        reader = Reader.load(text_model) if text_model else None
         panel: Any = endpoint_panel(endpoint, endpoint_model) if endpoint else BackbonePanel.load(model)
         found = {
-            suite_name(path): judging.evaluate_judge(panel, path, split, max_pairs, readings, hears) for path in pairs
+            suite_name(path): judging.evaluate_judge(panel, path, split, max_pairs, readings, hears, reader)
+            for path in pairs
         }
         print_table(judging.as_table(found))
         judging.write_results(found, out, store, panel.name)

@@ -20,6 +20,7 @@ from tristep.corpus.judged import (
     at_speed,
     by_speaker,
     choose_pairs,
+    fitted,
     known_level,
     quiet_place,
     speech_pairs,
@@ -27,8 +28,9 @@ from tristep.corpus.judged import (
     with_formants_moved,
     without_a_stretch,
 )
+from tristep.engine.fitting import Reader
 from tristep.engine.witness import Witness
-from tristep.modes.judge.data import Known
+from tristep.modes.judge.data import Answer, Case, Clause, Known, Verdict
 
 RNG = np.random.default_rng(0)
 SAID = "we saw red birds near home"
@@ -177,3 +179,12 @@ def test_the_same_seed_makes_the_same_pairs(pairs: tuple[Path, list[Known]], tmp
     witness = Witness(recognise, lambda waveform: torch.ones(2))
     again = list(speech_pairs(rows, folder.parent, witness, tmp_path))
     assert again == [known for known in found if known.split == "train"]
+
+
+def test_so_many_pairs_of_each_split_are_told_how_well_their_replies_fit() -> None:
+    case = Case("dialogue", "Persona: I bake.\nuser: Hi", Answer("yes"), Answer("no"))
+    verdict = Verdict({"coherence": Clause("first")}, 5)
+    known = [Known(str(n), "coherence", ("train", "held_out")[n > 4], case, verdict) for n in range(7)]
+    told = list(fitted(known, Reader(lambda conversations, replies: [0.0] * len(replies)), most=3))
+    assert [one.id for one in told] == ["0", "2", "4", "5", "6"]
+    assert all(one.case.first.fits == "badly +0.0" for one in told)

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from tristep.corpus.judged_replies import (
+    COMFORT_CUES,
+    COMFORTS,
+    DELIGHT_CUES,
+    DELIGHTS,
     DISCLAIMERS,
     FEELINGS,
     NUM_HELD_OUT_TEMPLATES,
@@ -109,6 +113,15 @@ def test_personas_and_templates_are_held_out_whole() -> None:
             bad[known.split].add(known.case.second.text)
     assert not bad["train"] & bad["held_out"]
     assert len(bad["held_out"]) <= 2 * NUM_HELD_OUT_TEMPLATES < len(DISCLAIMERS) + len(FEELINGS)
+
+
+def test_some_replies_to_feelings_have_a_cue_that_fits_them() -> None:
+    replies = Replies([ANN, BOB], np.random.default_rng(0), is_held_out=False)
+    for is_sad, cues, texts in ((True, COMFORT_CUES, COMFORTS), (False, DELIGHT_CUES, DELIGHTS)):
+        drawn = [replies.felt(is_sad) for _ in range(40)]
+        cued = [text for text in drawn if text.startswith(cues)]
+        assert 0 < len(cued) < len(drawn)
+        assert all(text.split(") ")[-1] in texts for text in drawn)
 
 
 def test_a_held_out_conversation_is_not_met_from_its_other_side() -> None:

@@ -14,6 +14,7 @@ from tristep.audio import SPEAK_HZ
 from tristep.backbone.foreign import start_backbone
 from tristep.config import load_backbone_config
 from tristep.corpus.endpoint import ask
+from tristep.engine.fitting import Reader
 from tristep.engine.judging import (
     BackbonePanel,
     DialoguePrompt,
@@ -132,6 +133,13 @@ def test_a_judge_of_sound_is_told_what_its_witness_heard() -> None:
     prompt = SpeechPrompt("Hello.", Reading("", 12.0, 120.0, -25.0), "slowly")
     tone = 0.1 * torch.sin(torch.arange(SPEAK_HZ) * 0.05)
     assert Judge(ByLength(), witness).score(prompt, tone, tone) < 0  # the second one's evidence is longer
+
+
+def test_a_judge_of_replies_is_told_how_well_they_fit_what_was_said() -> None:
+    reader = Reader(lambda conversations, replies: [float(len(turns)) * len(reply) for turns, reply in
+                                                    zip(conversations, replies, strict=True)])  # fmt: skip
+    plain, told = (Judge(ByLength(), reader=each).put(PROMPT, "Yes.", "No")[0] for each in (None, reader))
+    assert told == replace(plain, first=Answer("Yes.", fits="well +4.0"), second=Answer("No", fits="well +2.0"))
 
 
 def test_a_case_longer_than_the_backbone_reads_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from torch import Tensor
 
+from tristep.engine.fitting import Reader
 from tristep.engine.judging import Opinion
 from tristep.evaluation.judge import as_table, evaluate_judge, rule_accuracy, write_results
 from tristep.evaluation.preferences import read_preferences
@@ -59,6 +60,14 @@ def test_the_rule_counts_aspects_and_a_tie_is_half() -> None:
 def test_only_a_judge_of_this_projects_own_hears(path: Path) -> None:
     with pytest.raises(ValueError, match="leave out --hears for an endpoint"):
         evaluate_judge(ByLetter(), path, hears=True)
+
+
+def test_what_a_file_does_not_say_of_replies_is_measured(tmp_path: Path) -> None:
+    pair = known("a", "b")
+    write_known(tmp_path / "replies.jsonl", [replace(pair, case=replace(pair.case, task="dialogue"))])
+    reader = Reader(lambda conversations, replies: [0.0] * len(replies))
+    measured = evaluate_judge(ByLetter(), tmp_path / "replies.jsonl", reader=reader)
+    assert measured.known[0].case.first == Answer("a", fits="badly +0.0")
 
 
 def test_figures_and_verdicts_are_written(path: Path, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from tristep.backbone.checkpoints import save_backbone
+from tristep.backbone.foreign import start_backbone
+from tristep.config import load_backbone_config
 from tristep.engine.judging import DialoguePrompt, Judgement, Opinion
 from tristep.modes.judge.data import Case
 from tristep.modes.realtime.persona import PersonaCard
@@ -227,6 +232,25 @@ def test_a_panel_that_is_handed_over_reads_replies() -> None:
     measured = measure_replies([replied("Two large dogs."), replied("No.")], {"judge", "persona"}, listeners)
     torch.testing.assert_close(measured.rewards["judge"], shaped(torch.tensor([1.0, -1.0])))
     assert measured.rewards["persona"].tolist() == [0.0, 0.0]  # a liking for the first place is no merit
+
+
+def test_the_text_model_tells_the_judge_of_replies_how_well_they_fit(tmp_path: Path) -> None:
+    seen: list[Case] = []
+
+    class Curious:
+        name = "curious"
+
+        def opinions(self, cases: Sequence[Case], sound: object = (), seed: int = 0) -> list[Opinion]:
+            seen.extend(cases)
+            return [Opinion("", (0.0, 0.0, 1.0, 0.0, 0.0)) for _ in cases]
+
+    save_backbone(*start_backbone(load_backbone_config("toy"), None, None, seed=0), tmp_path)
+    listeners = load_listeners(ListenerSettings(text_model=str(tmp_path)), panel=Curious())
+    measured = measure_replies([replied("In Rome.")], {"judge", "relevance"}, listeners)
+    assert measured.rewards.keys() == {"judge", "relevance"}
+    forward, backward = seen
+    assert forward.first.fits
+    assert backward == forward.swapped()
 
 
 def test_the_pieces_of_a_round_are_put_together_in_their_order() -> None:

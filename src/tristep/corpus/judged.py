@@ -1,12 +1,14 @@
 """Judged pairs: two answers of which it is known which one is better, and why, for a judge to learn from.
 
     python -m tristep.corpus.judged speech clips/manifest.jsonl --out judge/speech.jsonl --held-out-speakers LJ,af_sky
-    python -m tristep.corpus.judged dialogue persona_chat.csv --out judge/dialogue.jsonl
+    python -m tristep.corpus.judged dialogue persona_chat.csv --out judge/replies.jsonl
+    python -m tristep.corpus.judged fits judge/replies.jsonl --out judge/dialogue.jsonl --text-model nano --most 2000
 
 Readings are made from clips by changes of which the size is known: pace, pitch, volume, dropped words, another voice.
 An instruction then says which of two readings is the better one: a fast reading is a fault unless it was asked for.
 The judge is told what a witness measures and never what was done, and learns to weigh it; its reasons follow the
-measures, its level follows the truth. Replies are `judged_replies.py`'s.
+measures, its level follows the truth. Replies are `judged_replies.py`'s; how well each fits what was said is measured
+afterwards, of as many pairs of each split as are wanted.
 
 What is made up: voices are changed by moving the formants, so a judge of wrong voices has met no impostor.
 """
@@ -34,6 +36,7 @@ from tristep.corpus.judged_replies import dialogue_pairs, read_dialogues
 from tristep.corpus.prosody import num_letters
 from tristep.corpus.recognisers import faster_whisper
 from tristep.corpus.restyle import Delivery, Samples, deliver, restyle, trimmed
+from tristep.engine.fitting import Reader, witnessed
 from tristep.engine.witness import (
     DEGREES,
     USUAL,
@@ -45,7 +48,7 @@ from tristep.engine.witness import (
     speech_clauses,
     usual_reading,
 )
-from tristep.modes.judge.data import ALIKE, Known, Verdict, write_known
+from tristep.modes.judge.data import ALIKE, Known, Verdict, read_known, write_known
 
 STYLES: dict[str, tuple[str, int]] = {
     "slow": ("pace", 2), "fast": ("pace", 4), "low": ("pitch", 2), "high": ("pitch", 4),
@@ -273,6 +276,14 @@ def choose_pairs(made: Sequence[Take], rng: np.random.Generator) -> list[Pair]:
     return [pairs[index] for kind, pairs in found.items() for index in rng.permutation(len(pairs))[: limits[kind]]]
 
 
+def fitted(known: Sequence[Known], reader: Reader, most: int | None = None) -> Iterator[Known]:
+    """Tell how well the replies of pairs fit, of at most so many pairs of each split, evenly spread over them."""
+    for split in dict.fromkeys(case.split for case in known):
+        members = [case for case in known if case.split == split]
+        places = np.linspace(0, len(members) - 1, min(most or len(members), len(members))).round().astype(int)
+        yield from (witnessed(members[place], reader) for place in places)
+
+
 def load_witness(recogniser: str, speaker: Path | None) -> Witness:
     """Open faster-whisper and, if its weights are given, CAM++."""
     hear = faster_whisper(recogniser, beam_size=1)
@@ -284,20 +295,24 @@ def load_witness(recogniser: str, speaker: Path | None) -> Witness:
 
 
 def main() -> None:
-    """Make pairs from manifests of clips, or from persona dialogues."""
+    """Make pairs from manifests of clips or from persona dialogues, or measure how well replies fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["speech", "dialogue"])
-    parser.add_argument("sources", type=Path, nargs="+", help="manifest.jsonl files, or dialogues (.csv, .jsonl)")
+    parser.add_argument("task", choices=["speech", "dialogue", "fits"])
+    parser.add_argument("sources", type=Path, nargs="+", help="manifest.jsonl files, dialogues (.csv, .jsonl) or pairs")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to add to; readings go to audio/ beside it")
     parser.add_argument("--held-out-speakers", default="", help="names, separated by commas")
     parser.add_argument("--clips", type=int, default=40, help="the most clips of a speaker")
     parser.add_argument("--recogniser", default="base", help="faster-whisper's model: a name or a folder")
     parser.add_argument("--speaker", type=Path, help="CAM++ weights; voices are not compared without")
+    parser.add_argument("--text-model", default="nano", help="weights of what measures how well replies fit")
+    parser.add_argument("--most", type=int, help="the most pairs of each split whose replies are measured")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for source in options.sources:
         if options.task == "dialogue":
             pairs: Iterable[Known] = dialogue_pairs(read_dialogues(source), seed=options.seed)
+        elif options.task == "fits":
+            pairs = fitted(read_known(source), Reader.load(options.text_model), options.most)
         else:
             rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
             pairs = speech_pairs(

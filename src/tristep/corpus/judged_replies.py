@@ -61,6 +61,18 @@ SORROWS = (
     "(sadly) They did not want me on the team.", "(angry) The train was late, I missed the interview.",
     "(sighing) My cat has run away.", "(sadly) I had to sell my guitar.", "(crying) He forgot my birthday.",
     "(sighing) I have no money left.", "(whispering) I am afraid of the operation.",
+    "(sadly) The library in our village has closed.", "(angry) The landlord put the rent up again!",
+    "(crying) I dropped the cake for her birthday.", "(sighing) My knee hurts every time I walk.",
+    "(whispering) There were footsteps outside my window.", "(sadly) The tree that I planted has withered.",
+    "(sighing) Nothing I cook ever tastes right.", "(crying) The flood took everything we had.",
+    "(angry) He read my diary without asking!", "(sadly) My brother does not speak to me any more.",
+    "(sighing) It has rained on my whole holiday.", "(whispering) I have made a terrible mistake.",
+    "(crying) They sent my painting back unopened.", "(angry) Somebody scratched my new bicycle!",
+    "(sadly) I had nobody to talk to all week.", "(sighing) I studied for months, and it was not enough.",
+    "(crying) My little boy is in hospital.", "(sadly) My favorite teacher is leaving.",
+    "(angry) The neighbours were drilling all night!", "(sighing) I waited for two hours and he never came.",
+    "(whispering) I am ashamed of what I said to her.", "(crying) The letter says I can't stay in this country.",
+    "(sadly) I can't hear the birds as I used to.", "(sighing) Our shop had no customer today.",
 )  # fmt: skip
 JOYS = (
     "(excited) We are having a baby!", "(happily) I passed my exam!", "(excited) I got the job!",
@@ -72,6 +84,18 @@ JOYS = (
     "(excited) We won the cup!", "(happily) My garden is in flower.", "(excited) I am off to Italy tomorrow!",
     "(laughing) I beat my brother at chess!", "(happily) My boss gave me a raise.", "(excited) She said yes!",
     "(happily) My fever has gone.",
+    "(excited) My poem is in the newspaper!", "(happily) The roses smell so sweet this morning.",
+    "(laughing) The parrot called my uncle by name.", "(excited) My first lesson on the trumpet is tonight!",
+    "(happily) Grandpa is home from hospital.", "(laughing) We slid down the hill on a tray.",
+    "(excited) The band wants me as their drummer!", "(happily) The bread came out just right.",
+    "(excited) I saw a whale from the boat!", "(laughing) My daughter put the shoes on the cat.",
+    "(happily) I had breakfast by the lake.", "(excited) We leave for the mountains on Friday!",
+    "(happily) The old clock is ticking again.", "(laughing) He came dressed as a banana.",
+    "(excited) They picked my design!", "(happily) I slept for ten hours.", "(excited) My cousin has had twins!",
+    "(laughing) The speech was a riot from start to end.", "(happily) My neighbour gave me a basket of plums.",
+    "(excited) I can swim without help now!", "(happily) All my friends were at the table last night.",
+    "(excited) The telescope shows the rings of Saturn!", "(laughing) We sang so loudly that the dog joined in.",
+    "(happily) The new bakery is next to my door.",
 )  # fmt: skip
 COMFORTS = (
     "That must have felt lonely. I'm sorry.", "You are safe talking to me. What happened?", "I'm sorry, that is hard.",
@@ -80,6 +104,12 @@ COMFORTS = (
     "My heart goes out to you.", "I can hear how much it hurts.", "That is so unfair. Tell me more.",
     "Poor you, stay strong.", "I'm with you, you are not alone.", "What a terrible thing. Take your time.",
     "Oh, I feel awful for you.",
+    "I understand, that would make anyone sad.", "Give yourself some rest, you have been through a lot.",
+    "That is rough. Can I do anything?", "It's all right to cry about it.",
+    "I'd be worried as well. Let's think what to do.", "No wonder that you are low today.",
+    "What a shame, after all your trouble.", "Hold on, better days will come.",
+    "That was unkind, you did not deserve it.", "I know, such things take long to heal.",
+    "Don't blame yourself for it.", "Such a loss. I'm thinking of you.",
 )  # fmt: skip
 DELIGHTS = (
     "That's amazing, I'm so happy for you!", "Well done, you earned it!", "Congratulations, that's fantastic!",
@@ -87,8 +117,16 @@ DELIGHTS = (
     "Superb, that made my day!", "Woohoo, party time!", "Oh, that's delightful!", "Ha, that makes me smile too!",
     "How exciting! Tell me everything!", "Great, cheers to that!", "Splendid, let's dance!",
     "I'm thrilled, what a treat!",
+    "That's the best thing I've heard all day!", "Good for you, I'm grinning from ear to ear!",
+    "Fabulous, how did you manage that?", "Ooh, I want to hear more of this fun!", "What a lovely thing to happen!",
+    "Bravo, take a bow!", "That must have been hilarious!", "Sounds like heaven, keep enjoying it!",
+    "Terrific, you must be proud!", "Marvellous, I can picture it and smile!", "What luck, I nearly envy you!",
+    "Cheerful news like that makes my week!",
 )  # fmt: skip
 """What users are sad or glad about and replies that fit one of them and not the other, for training."""
+COMFORT_CUES, DELIGHT_CUES = ("(softly) ", "(gently) ", "(quietly) "), ("(chuckling) ", "(cheerfully) ", "(beaming) ")
+"""How such replies are said, where they say it."""
+CUED_SHARE = 0.4
 OPENINGS = ("", "Well, ", "You know, ", "To be honest, ", "Let me see. ", "As for me, ", "Oh, ", "I'd say ")
 QUESTIONS = ("Tell me about yourself.", "What should I know about you?", "Who are you?", "Tell me something about you.")
 MEMORIES = ("What did I tell you about myself?", "Do you remember what I said?", "What do you know about me?")
@@ -241,8 +279,14 @@ class Replies:
         else:
             is_sad = self.rng.random() < 0.5
             line = self.pick(SORROWS if is_sad else JOYS)
-            good, bad = (self.pick(replies) for replies in ((COMFORTS, DELIGHTS) if is_sad else (DELIGHTS, COMFORTS)))
+            good, bad = self.felt(is_sad), self.felt(not is_sad)
         return Draft((*dialogue.turns[:1], ("user", line)), good, bad, {"feeling": Clause("first")})
+
+    def felt(self, is_sad: bool) -> str:
+        """Draw a reply to sorrow or to joy, some of them with a cue."""
+        replies, cues = (COMFORTS, COMFORT_CUES) if is_sad else (DELIGHTS, DELIGHT_CUES)
+        cue = self.pick(cues) if self.rng.random() < CUED_SHARE else ""
+        return cue + str(self.pick(replies))
 
     def alike(self, dialogue: Dialogue) -> Draft:
         """Tell two of one's own facts: neither is better."""

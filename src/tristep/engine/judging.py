@@ -1,6 +1,6 @@
 """Judging: which of two answers does better what was asked, from both sides, several times, with how sure it is.
 
-    judge = Judge.load("runs/judge/model", witness=Witness(recognise, embed))
+    judge = Judge.load("runs/judge/model", Witness(recognise, embed), Reader.load("nano"))
     judge.score(SpeechPrompt(text, usual, instructions), candidate, reference)     # waveforms at 24 kHz
     judge.score(DialoguePrompt(persona, turns), candidate, reference)              # texts
 
@@ -29,6 +29,7 @@ from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.codec.voice import to_listening_rate
+from tristep.engine.fitting import PERSONA_LINE, Reader
 from tristep.engine.reciting import Sampling, draw
 from tristep.engine.sampling import kept_rows, padded, prefill
 from tristep.engine.witness import SpeechPrompt, Witness, evidence_of, speech_case
@@ -59,7 +60,7 @@ class DialoguePrompt:
 
     def __str__(self) -> str:
         lines = [f"{role}: {text}" for role, text in self.turns]
-        return "\n".join([f"Persona: {' '.join(self.persona)}", *lines])
+        return "\n".join([PERSONA_LINE + " ".join(self.persona), *lines])
 
 
 Prompt = SpeechPrompt | DialoguePrompt
@@ -191,7 +192,12 @@ class Judge:
     """A panel that scores answers as they are: waveforms and texts."""
 
     def __init__(
-        self, panel: Panel, witness: Witness | None = None, hear: Hear | None = None, num_readings: int = 1
+        self,
+        panel: Panel,
+        witness: Witness | None = None,
+        hear: Hear | None = None,
+        num_readings: int = 1,
+        reader: Reader | None = None,
     ) -> None:
         """Put a panel to work.
 
@@ -200,13 +206,16 @@ class Judge:
             witness: Measures sound; not needed to judge texts.
             hear: Fills audio slots, for a panel that has learnt to hear too (`BackbonePanel.hear`).
             num_readings: Verdicts for each order of each pair.
+            reader: Measures how well replies fit what was said, for a panel that has learnt to read that.
         """
-        self.panel, self.witness, self.hear, self.num_readings = panel, witness, hear, num_readings
+        self.panel, self.witness, self.hear, self.num_readings, self.reader = panel, witness, hear, num_readings, reader
 
     @classmethod
-    def load(cls, folder: str | Path, witness: Witness | None = None, num_readings: int = 1) -> Judge:
-        """Load the weights of a judge that reads what the witness says."""
-        return cls(BackbonePanel.load(folder), witness, num_readings=num_readings)
+    def load(
+        cls, folder: str | Path, witness: Witness | None = None, reader: Reader | None = None, num_readings: int = 1
+    ) -> Judge:
+        """Load the weights of a judge that reads what the witness says of sounds and the reader of replies."""
+        return cls(BackbonePanel.load(folder), witness, num_readings=num_readings, reader=reader)
 
     def score(self, prompt: Prompt, candidate: Tensor | str, reference: Tensor | str) -> float:
         """Score one candidate against its reference: waveforms `(S,)` at 24 kHz, or texts."""
@@ -233,7 +242,11 @@ class Judge:
     def put(self, prompt: Prompt, candidate: Tensor | str, reference: Tensor | str) -> tuple[Case, tuple[Tensor, ...]]:
         """Put a pair before the panel: as a case, and as the sounds that belong to it, where it hears."""
         if isinstance(prompt, DialoguePrompt) and isinstance(candidate, str) and isinstance(reference, str):
-            return Case("dialogue", str(prompt), Answer(candidate), Answer(reference)), ()
+            replies = (candidate, reference)
+            answers = [Answer(reply) for reply in replies]
+            if self.reader:
+                answers = self.reader.answers(" ".join(prompt.persona), prompt.turns, replies)
+            return Case("dialogue", str(prompt), *answers), ()
         if isinstance(prompt, SpeechPrompt) and isinstance(candidate, Tensor) and isinstance(reference, Tensor):
             if self.witness is None:
                 raise ValueError("this judge has no witness, so it can't judge sound: give it one, or texts")

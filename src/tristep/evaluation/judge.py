@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, read_audio
 from tristep.engine.agreement import Agreement, agreement
+from tristep.engine.fitting import Reader, witnessed
 from tristep.engine.judging import BackbonePanel, Judgement, Panel, consider
 from tristep.evaluation.preferences import Candidate, Preference, append_preferences
 from tristep.modes.judge.data import Case, Known, read_known
@@ -35,7 +36,7 @@ class Measured:
 
 def evaluate_judge(
     panel: Panel, path: Path, split: str = "held_out", max_pairs: int | None = None, num_readings: int = 1,
-    hears: bool = False,
+    hears: bool = False, reader: Reader | None = None,
 ) -> Measured:  # fmt: skip
     """Judge the pairs of a file, the better one first and last.
 
@@ -46,13 +47,14 @@ def evaluate_judge(
         max_pairs: The most of them, evenly spread over the file.
         num_readings: Verdicts for each order.
         hears: Whether the panel hears the sounds, beside reading what was measured of them.
+        reader: Measures how well replies fit, where the file does not say.
 
     Raises:
         ValueError: If there are no such pairs, or the panel can't hear.
     """
     known = read_known(path, split)
     places = np.linspace(0, len(known) - 1, min(max_pairs or len(known), len(known))).round().astype(int)
-    known = [known[place] for place in places]
+    known = [witnessed(known[place], reader) for place in places]
     cases, sounds = [case.case for case in known], []
     if hears:
         if not isinstance(panel, BackbonePanel):

@@ -73,7 +73,7 @@ class ListenerSettings(Settings):
     judge_model: str = ""
     """The model's name at that endpoint."""
     text_model: str | None = None
-    """Weights of a text model, which knows how likely a reply is after a turn."""
+    """Weights of a text model, which knows how likely a reply is after a turn, and tells a judge how well it fits."""
 
 
 class ScaleSettings(Settings):

@@ -22,16 +22,13 @@ import torch
 from torch import Tensor
 
 from tristep.audio import SPEAK_HZ
-from tristep.backbone.checkpoints import find_weights, load_backbone, load_encoder
-from tristep.backbone.int8 import compute_in
-from tristep.backbone.low_rank import merge_low_rank
-from tristep.chat import Chat
+from tristep.backbone.checkpoints import find_weights, load_encoder
 from tristep.codec.codec import Codec
 from tristep.codec.saying import load_cells
 from tristep.codec.speaker import SpeakerEncoder, similarity
 from tristep.codec.voice import Voice, is_sound, list_voices, read_voice, to_listening_rate
-from tristep.engine.answers import mean_logprobs
 from tristep.engine.engine import Engine
+from tristep.engine.fitting import Reader
 from tristep.engine.judging import BackbonePanel, DialoguePrompt, Judgement, Panel
 from tristep.engine.judging import Judge as Judging
 from tristep.engine.talking import sounding
@@ -410,25 +407,20 @@ def load_phone_reader(path: str) -> Callable[[Sequence[int]], str]:
 
 
 def load_readers(named: ListenerSettings, panel: Panel | None = None) -> Listeners:
-    """Load who reads replies: a judge that compares them, and a text model that knows what answers what."""
+    """Load who reads replies: a judge that compares them, and a text model that knows what answers what.
+
+    The text model also tells the judge how well replies fit, where both are named.
+    """
     if panel is None and named.judge:
         panel = BackbonePanel.load(named.judge)
-    compare = Judging(panel).judge if panel else None
-    return Listeners(compare=compare, likely=likelihood(named.text_model) if named.text_model else None)
+    reader = Reader.load(named.text_model) if named.text_model else None
+    compare = Judging(panel, reader=reader).judge if panel else None
+    return Listeners(compare=compare, likely=after_turns(reader) if reader else None)
 
 
-def likelihood(weights: str) -> Likely:
-    """Let a text model say how likely replies are after turns, without any persona."""
-    backbone, tokenizer = load_backbone(weights)
-    merge_low_rank(backbone)
-    compute_in(backbone, "bf16")
-    chat = Chat(backbone.eval().vocab, tokenizer)
-
-    def likely(said: Sequence[str], replies: Sequence[str]) -> list[float]:
-        prompts = [chat.prompt(turns("", [], each)) for each in said]
-        return mean_logprobs(backbone, prompts, [tokenizer.encode(reply) for reply in replies])
-
-    return likely
+def after_turns(reader: Reader) -> Likely:
+    """Say how likely replies are after turns, without any persona."""
+    return lambda said, replies: reader.likely([turns("", [], each) for each in said], replies)
 
 
 def embedder(encoder: SpeakerEncoder) -> Callable[[Tensor], Tensor]:

@@ -54,11 +54,13 @@ class Answer:
     """The reply, or what was measured of a sound and heard in it."""
     num_slots: int = 0
     """Audio embeddings of the sound, where the judge hears it."""
+    fits: str = ""
+    """How well a reply fits what was said, where a witness has measured it."""
 
     def parts(self, name: str) -> tuple[Part, ...]:
         """Write it under its name."""
         sound = (Sound(self.num_slots),) if self.num_slots else ()
-        return (f"\n{name}: ", *sound, self.text)
+        return (f"\n{name}: ", *sound, self.text + (f"\nFits: {self.fits}" if self.fits else ""))
 
 
 @dataclass(frozen=True)
