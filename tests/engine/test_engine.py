@@ -312,3 +312,14 @@ def test_what_has_been_begun_is_gone_on_with(engine: Engine) -> None:
     assert again.tokens == whole.tokens
     assert len(begun.tokens) == 1
     assert again.probs == pytest.approx(whole.probs, rel=1e-3)
+
+
+def test_what_is_heard_in_a_batch_is_bit_for_bit_what_is_heard_alone(engine: Engine) -> None:
+    sounds = [torch.randn(num, generator=torch.Generator().manual_seed(num)) * 0.1 for num in (16_000, 40_001, 8_000)]
+    together = engine.hear(sounds)
+    for row, sound in enumerate(sounds):
+        alone = engine.hear([sound])
+        num = int(alone.num_embeddings)
+        assert int(together.num_embeddings[row]) == num
+        assert torch.equal(together.audio_embeddings[row, :num], alone.audio_embeddings[0, :num])
+        assert torch.equal(together.shown[row, :num], alone.shown[0, :num])

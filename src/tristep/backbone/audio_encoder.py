@@ -15,12 +15,14 @@ thirty letters, and not enough to learn a thousand tokens from nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from tristep.backbone.transformer import Block, Context, RMSNorm, draw_normal, rotary, stacked
 from tristep.config import AdaptorConfig, DecoderConfig, EncoderConfig
@@ -146,6 +148,18 @@ class Adapted:
     def flat(self) -> Tensor:
         """Return the embeddings that the decoder sees, all rows one after the other, shape `(sum, D)`."""
         return self.audio_embeddings[self.shown]
+
+
+def side_by_side(heard: Sequence[Adapted]) -> Adapted:
+    """Put what was heard row by row into one batch, padded with zeros."""
+
+    def joined(name: str) -> Any:
+        parts: list[Tensor] = [getattr(one, name) for one in heard]
+        if parts[0] is None:
+            return None
+        return torch.cat(parts) if parts[0].dim() == 1 else pad_sequence([part[0] for part in parts], batch_first=True)
+
+    return Adapted(**{field.name: joined(field.name) for field in fields(Adapted)})
 
 
 class Adaptor(Protocol):

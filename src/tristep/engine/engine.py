@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tristep.audio import LISTEN_HZ, AudioError, padded_mel
-from tristep.backbone.audio_encoder import Adapted, CtcAdaptor
+from tristep.backbone.audio_encoder import Adapted, CtcAdaptor, side_by_side
 from tristep.backbone.checkpoints import find_weights, load_backbone
 from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
@@ -382,8 +382,13 @@ class Engine:
 
     @torch.inference_mode()
     def hear(self, waveforms: Sequence[Tensor]) -> Adapted:
-        """Run the encoder and the adaptor on a batch of waveforms `(S,)`, each shorter than the encoder's 30 s."""
+        """Run the encoder and the adaptor on a batch of waveforms `(S,)`, each shorter than the encoder's 30 s.
+
+        A processor hears them one by one, which takes it no longer: so what is heard depends on no neighbour at all.
+        """
         weight = self.backbone.audio_encoder.conv1.weight
+        if weight.device.type == "cpu" and len(waveforms) > 1:
+            return side_by_side([self.hear([waveform]) for waveform in waveforms])
         mels = [padded_mel(waveform.to(weight.device), weight.shape[1]).T for waveform in waveforms]  # (F, M)
         num_mel_frames = torch.tensor([len(mel) for mel in mels], device=weight.device)
         mel = pad_sequence(mels, batch_first=True).transpose(1, 2).to(weight.dtype)  # (B, M, F)
