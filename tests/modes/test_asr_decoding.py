@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tristep.config import VocabConfig
 from tristep.modes.asr.decoding import (
     MIN_TOKENS,
+    REFRAIN,
     Constraint,
     ctc_tokens,
     parse,
@@ -159,3 +160,10 @@ def test_reading_ctc_merges_repeats_and_drops_blanks(paths: list[list[int]], dat
     logits = torch.nn.functional.one_hot(torch.tensor(paths), 4).float() * 5
     expected = [slow_ctc_tokens(path[:num], blank=3) for path, num in zip(paths, nums, strict=True)]
     assert ctc_tokens(logits, torch.tensor(nums)) == expected
+
+
+def test_a_refrain_with_other_words_between_is_a_loop_the_third_time() -> None:
+    refrain = list(range(REFRAIN))
+    twice = [*refrain, 50, 51, *refrain, 52]
+    assert repetition_start([*twice, *refrain[:-1]]) is None
+    assert repetition_start([*twice, *refrain]) == REFRAIN + 2

@@ -18,6 +18,8 @@ MAX_TOKENS_PER_SECOND = 12
 """A budget no honest transcript reaches: fast speech is five tokens a second."""
 LONG_PERIOD = 15
 """Tokens of a phrase that nobody repeats as often as a short one."""
+REFRAIN, MOST_REFRAINS = 12, 2
+"""Tokens of a phrase that comes back with other words between, and how often it may be said in one segment."""
 MIN_TOKENS = 24
 """The budget of the shortest clip: tag, a few words and the end of the turn."""
 
@@ -71,7 +73,8 @@ def repetition_start(tokens: Sequence[int], min_repeats: int = 4, max_period: in
     """Find where a loop at the end begins: the same 1..`max_period` tokens at least `min_repeats` times in a row.
 
     Short periods need more repeats ("no no no no" is speech, twelve times is a loop), and long ones fewer: nobody says
-    the same fifteen tokens three times in a row.
+    the same fifteen tokens three times in a row. A loop with small changes in each round is one as well: a phrase of
+    `REFRAIN` tokens is not said three times in half a minute.
 
     Returns:
         The index after the loop's first round, up to which the transcript can be kept; None if there is no loop.
@@ -84,7 +87,21 @@ def repetition_start(tokens: Sequence[int], min_repeats: int = 4, max_period: in
             while start > 0 and tokens[start - 1] == tokens[start - 1 + period]:
                 start -= 1
             return start + period
-    return None
+    return refrain_start(tokens)
+
+
+def refrain_start(tokens: Sequence[int]) -> int | None:
+    """Find where the last `REFRAIN` tokens were said for the second time, if they have now been said too often."""
+    last, said, place = list(tokens[-REFRAIN:]), list[int](), 0
+    if len(last) < REFRAIN:
+        return None
+    while place <= len(tokens) - REFRAIN:
+        if tokens[place] == last[0] and list(tokens[place : place + REFRAIN]) == last:
+            said.append(place)
+            place += REFRAIN
+        else:
+            place += 1
+    return said[1] if len(said) > MOST_REFRAINS else None
 
 
 @dataclass(frozen=True)
