@@ -364,11 +364,12 @@ class SpeechStream:
         size = next(sizes)
         for _ in self.talker.recite([piece], [recital], self.settings, number):
             num_ready = recital.num_settled
-            if self.at_once and not number and stream is None:
-                num_sounded = max(0, self.talker.codec.num_leading_silent(recital.codes) - 1)
+            if self.at_once and not number:  # nobody waits for the last words to be verified
                 num_ready = len(recital.codes)
+                if stream is None:
+                    num_sounded = max(0, self.talker.codec.num_leading_silent(recital.codes) - 1)
             if num_ready - num_sounded >= size:
-                if num_ready > recital.num_settled:  # nobody waits for it to be verified
+                if num_ready > recital.num_settled:
                     recital.settle_all()
                 stream = stream or self.talker.sound(self.settings, recital.settled, number)
                 yield stream.push(torch.tensor(recital.codes[num_sounded:num_ready]))
