@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tristep.backbone.audio_encoder import AudioEncoder
-from tristep.codec.codec import KNEE, Codec, as_toml, limited
+from tristep.codec.code_listener import CodeListener
+from tristep.codec.codec import KNEE, LISTENER, Codec, as_toml, limited
 from tristep.codec.voice import Voice
 from tristep.config import CodecConfig, EncoderConfig, load_codec_config, load_toml
 
@@ -81,18 +82,20 @@ def broken(path: Path, content: bytes | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        (None, "flow.safetensors is missing: fetch the whole codec"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        (b"nonsense", "is damaged"),
+        ("flow", None, "flow.safetensors is missing: fetch the whole codec"),
+        ("flow", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("flow", b"nonsense", "is damaged"),
+        ("code_listener", b"nonsense", "is damaged"),
     ],
 )
 def test_a_damaged_codec_says_what_to_do(
-    codec: Codec, encoder: AudioEncoder, tmp_path: Path, content: bytes | None, message: str
+    codec: Codec, encoder: AudioEncoder, tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     codec.save(tmp_path)
-    broken(tmp_path / "flow.safetensors", content)
+    CodeListener(codec.config.tokenizer).save(tmp_path / LISTENER)
+    broken(tmp_path / f"{name}.safetensors", content)
     with pytest.raises(ValueError, match=message):
         Codec.load(tmp_path, encoder)
 

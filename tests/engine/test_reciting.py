@@ -1,28 +1,16 @@
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
+from engine.toy_reciter import toy
 
-from tristep.backbone.model import Backbone
 from tristep.chat import Chat
-from tristep.config import load_backbone_config
 from tristep.engine.reciting import Sampling, draw, draw_speech, recite
 from tristep.modes.tts.data import turns
 from tristep.modes.tts.decoding import Recital
 from tristep.vocab import byte_tokenizer
 
 TEXTS = ["hello there", "a", "it is so"]
-
-
-@cache
-def toy() -> Backbone:
-    torch.manual_seed(0)
-    backbone = Backbone(load_backbone_config("toy"))
-    backbone.grow_vocabulary(32)
-    torch.nn.init.normal_(backbone.embedding.grown, std=0.5)
-    return backbone.eval()
 
 
 def spoken(texts: list[str], seeds: list[int], sampling: Sampling) -> list[list[int]]:

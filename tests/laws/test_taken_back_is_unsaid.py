@@ -7,16 +7,14 @@ give the codes that are drawn when nothing is ever taken back; in a batch, and t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
+from engine.toy_reciter import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tristep.backbone.model import Backbone
 from tristep.chat import Chat
 from tristep.codec.code_listener import Verdict
-from tristep.config import load_backbone_config
 from tristep.engine.reciting import Sampling, recite
 from tristep.engine.scheduler import Request, Scheduler
 from tristep.engine.writers import CodeWriter
@@ -25,15 +23,6 @@ from tristep.modes.tts.decoding import Recital
 from tristep.vocab import byte_tokenizer
 
 BEST = Sampling(temperature=0.0)
-
-
-@cache
-def toy() -> Backbone:
-    torch.manual_seed(0)
-    backbone = Backbone(load_backbone_config("toy"))
-    backbone.grow_vocabulary(32)
-    torch.nn.init.normal_(backbone.embedding.grown, std=0.5)
-    return backbone.eval()
 
 
 def never(codes: Sequence[int], own: range, phones: str) -> Verdict:
@@ -70,7 +59,7 @@ def scheduled(texts: Sequence[str], max_attempts: int) -> list[list[int]]:
     return [each.codes for each in spoken]
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.text("ab ", min_size=1, max_size=9).filter(str.strip), min_size=1, max_size=3), st.integers(2, 4))
 def test_what_is_taken_back_was_never_said(texts: list[str], max_attempts: int) -> None:
     once = recited(texts, 1)

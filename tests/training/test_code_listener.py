@@ -14,7 +14,7 @@ from tristep.codec.ear import PhoneReader
 from tristep.codec.voice import Voice
 from tristep.config import TokenizerConfig, load_backbone_config, load_codec_config
 from tristep.phones import PHONES
-from tristep.training.code_listener import MOST_CODES, Ear, Heard, agreement, learn, read_codes, stretch
+from tristep.training.code_listener import MOST_CODES, Heard, Sounder, agreement, learn, read_codes, stretch
 
 
 def heard_of(codes: torch.Tensor) -> Heard:
@@ -51,7 +51,7 @@ def test_codes_are_sounded_in_a_voice_and_heard() -> None:
     backbone = Backbone(load_backbone_config("toy"))
     codec = Codec(load_codec_config("codec-toy"), backbone.encode_audio)
     voice = Voice("a", torch.randn(192), torch.randn(80, 50), torch.zeros(5, dtype=torch.long), "", 200.0, -20.0, "CC0")
-    heard = Ear(codec, PhoneReader(codec.config.tokenizer.encoder_dim)).hear([1, 2, 3, 4], voice, seed=0)
+    heard = Sounder(codec, PhoneReader(codec.config.tokenizer.encoder_dim)).hear([1, 2, 3, 4], voice, seed=0)
     assert heard.probs.shape == (4 * codec.config.tokenizer.stride, len(PHONES))
     torch.testing.assert_close(heard.probs.sum(dim=-1), torch.ones(len(heard.probs)))
 

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tristep.codec.flow import NO_CODE
 from tristep.config import TokenizerConfig
 from tristep.phones import PHONES
 
 WIDTH, NUM_LAYERS, KERNEL_SIZE, DROPOUT = 192, 5, 5, 0.1
 CONTEXT = NUM_LAYERS * (KERNEL_SIZE // 2)
 """Codes before and after one that bear on what is heard of it."""
-NO_CODE = -1
-"""Stands where no code is known: what comes after is not written yet."""
 MISSED = -4.0
 """Nats that a phone costs at most: beyond that it is not heard at all."""
 WELL = -1.0
@@ -56,7 +55,7 @@ class CodeListener(nn.Module):
         self.head = nn.Linear(WIDTH, config.stride * len(PHONES))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Listen to codes, `NO_CODE` where there is none."""
+        """Listen to codes, `NO_CODE` where none is known: what comes after is not written yet."""
         known = codes.clamp(min=0)
         embedded = self.cells(known % self.num_cells) + self.prosody(known // self.num_cells)
         return self.hear(torch.where((codes != NO_CODE)[..., None], embedded, self.nothing))
@@ -126,20 +125,6 @@ class CodeListener(nn.Module):
     def save(self, path: Path) -> None:
         """Write the weights in bfloat16."""
         save_file({name: tensor.bfloat16().contiguous() for name, tensor in self.state_dict().items()}, path)
-
-    @classmethod
-    def load(cls, path: Path, config: TokenizerConfig) -> CodeListener:
-        """Read what `save` wrote, to compute in float32.
-
-        Raises:
-            ValueError: If it belongs to another codec.
-        """
-        listener = cls(config)
-        try:
-            listener.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-        except RuntimeError as error:
-            raise ValueError(f"{path} belongs to a codec with other codes: train it for this one") from error
-        return listener.eval().requires_grad_(False)
 
 
 def in_order(heard: Tensor, phones: str) -> Tensor:

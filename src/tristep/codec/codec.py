@@ -155,7 +155,9 @@ class Codec(nn.Module):
         if (folder / CELLS).is_file():
             codec.silent = silent_codes(load_cells(folder / CELLS), codec.codebook_size)
         if (folder / LISTENER).is_file():
-            codec.verify = CodeListener.load(folder / LISTENER, codec.config.tokenizer).verify
+            listener = CodeListener(codec.config.tokenizer)
+            fill(listener, folder / LISTENER)
+            codec.verify = listener.requires_grad_(False).eval().verify
         return codec.to(device)
 
     def num_leading_silent(self, codes: Sequence[int]) -> int:

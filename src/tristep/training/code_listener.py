@@ -22,9 +22,10 @@ from rich.progress import track
 from torch import Tensor
 
 from tristep.backbone.checkpoints import find_weights, load_encoder
-from tristep.codec.code_listener import NO_CODE, CodeListener
+from tristep.codec.code_listener import CodeListener
 from tristep.codec.codec import LISTENER, Codec
 from tristep.codec.ear import PhoneReader, listening_mel
+from tristep.codec.flow import NO_CODE
 from tristep.codec.tokenizer import encode_frames
 from tristep.codec.voice import Voice, list_voices, read_voice
 
@@ -47,7 +48,7 @@ class Heard:
     """Of each phone in each frame of 20 ms, shape `(stride * T, P)`."""
 
 
-class Ear:
+class Sounder:
     """Sounds codes and listens to them."""
 
     def __init__(self, codec: Codec, reader: PhoneReader) -> None:
@@ -131,9 +132,9 @@ def main() -> None:
     folder = find_weights(asked.model)
     codec = Codec.load(folder / "codec", load_encoder(folder))
     voices = [read_voice(folder / "voices", name) for name in list_voices(folder / "voices")]
-    ear, rng = Ear(codec, PhoneReader.load(asked.phone_reader)), np.random.default_rng(asked.seed)
+    sounder, rng = Sounder(codec, PhoneReader.load(asked.phone_reader)), np.random.default_rng(asked.seed)
     heard = [
-        ear.hear(codes, voices[rng.integers(len(voices))], number)
+        sounder.hear(codes, voices[rng.integers(len(voices))], number)
         for number, codes in enumerate(
             track(read_codes(asked.utterances, asked.most, asked.seed), description="hearing")
         )
