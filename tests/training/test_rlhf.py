@@ -19,10 +19,11 @@ from tristep.training import stages
 from tristep.training.exercises import exercise
 from tristep.training.learner import Learner
 from tristep.training.metrics import read_metrics
-from tristep.training.policies import RewardedHearing, learns_from_rewards
+from tristep.training.policies import RewardedHearing, RewardedSpeaking, learns_from_rewards
 from tristep.training.reward_workers import Measured
-from tristep.training.rlhf import AlarmError, Round, Rounds, run_rlhf
+from tristep.training.rlhf import AlarmError, Round, Rounds, rehearsed, run_rlhf
 from tristep.training.rollouts import Rollout
+from tristep.training.speaking import UtteranceSettings
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,17 @@ def test_rehearsal_adds_the_modes_own_loss(root: Path, tmp_path: Path) -> None:
     line = read_metrics(tmp_path / "out" / "metrics.jsonl")[1]
     assert line["rehearsal"] > 0
     assert line["loss"] == pytest.approx(line["policy"] + 0.5 * line["rehearsal"], abs=1e-3)
+
+
+def test_manners_may_rehearse_what_others_have_spoken(tmp_path: Path) -> None:
+    recipe = stages.load_recipe(toys.speaking_recipe(tmp_path))
+    assert isinstance(recipe, RewardedSpeaking)
+    assert rehearsed(recipe) == recipe
+    spoken = UtteranceSettings(path="spoken/utterances.jsonl")
+    taught = rehearsed(recipe.model_copy(update={"rehearsed": (spoken,)}))
+    assert isinstance(taught, RewardedSpeaking)
+    assert taught.data.corpora == (spoken,)
+    assert taught.data.dev == recipe.data.dev
 
 
 @pytest.mark.parametrize(

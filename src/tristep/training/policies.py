@@ -19,7 +19,7 @@ from tristep.objectives.rewards import Limits
 from tristep.training.conversing import ConversingRecipe, Injection
 from tristep.training.hearing import HearingRecipe
 from tristep.training.settings import LoopSettings, OptimSettings
-from tristep.training.speaking import SpeakingRecipe
+from tristep.training.speaking import SpeakingRecipe, UtteranceSettings
 
 
 class PolicySettings(Settings):
@@ -142,6 +142,9 @@ class RewardedSpeaking(Rewarded, SpeakingRecipe):
     manner_only: bool = False
     """Whether an answer is no more than the manner that it settles, before a word is spoken: `heeded` and `obedience`
     reward that, in a hundredth of the time."""
+    rehearsed: tuple[UtteranceSettings, ...] = ()
+    """What is rehearsed, where `rl.rehearsal` has a weight: what is learnt on, if nothing is named. Manners are learnt
+    on texts that nobody has spoken, and a voice that reads no others forgets how to."""
 
 
 class RewardedConversing(Rewarded, ConversingRecipe):

@@ -39,7 +39,7 @@ from tristep.training.checkpoints import load_trained
 from tristep.training.exercises import Exercise, Measure, exercise
 from tristep.training.learner import Learner, PolicyBatch, collate, lent, policy_losses, remember
 from tristep.training.metrics import append_metrics
-from tristep.training.policies import RewardedRecipe
+from tristep.training.policies import RewardedRecipe, RewardedSpeaking
 from tristep.training.recipes import Lesson
 from tristep.training.reward_workers import Listeners, Measured, joined
 from tristep.training.rollouts import Replied, Rollout, Rollouts, Transcribed, acting, seeds_of
@@ -330,7 +330,7 @@ def run_rlhf(
     chat = Chat(backbone.vocab, tokenizer)
     hire: Hire = listeners if callable(listeners) else lambda: listeners
     taken = exercise(recipe, chat, backbone, data_root, hire())
-    lesson = stages.teach(recipe, chat, backbone, data_root) if recipe.rl.rehearsal else None
+    lesson = stages.teach(rehearsed(recipe), chat, backbone, data_root) if recipe.rl.rehearsal else None
     groups = stages.parameter_groups(backbone, recipe.learn)
     if learner.critic is not None:
         groups.append({"name": "critic", "lr": recipe.rl.critic_lr, "params": list(learner.critic.parameters())})
@@ -343,6 +343,13 @@ def run_rlhf(
         measures = train(task, recipe.optim, recipe.loop, out, steps)
     save_trained(recipe, data_root, out)
     return measures
+
+
+def rehearsed(recipe: RewardedRecipe) -> RewardedRecipe:
+    """Return a recipe that teaches what another one rehearses."""
+    if not isinstance(recipe, RewardedSpeaking) or not recipe.rehearsed:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"corpora": recipe.rehearsed})})
 
 
 @contextmanager
