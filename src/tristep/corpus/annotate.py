@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from rich.progress import track
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.audio import LISTEN_HZ, read_audio
 from tristep.corpus.endpoint import ask
 from tristep.corpus.prosody import BINS, MIN_DURATION_S, Prosody, measure
@@ -302,7 +303,7 @@ def annotate(
 def main() -> None:
     """Annotate a manifest that `tristep.corpus.prosody` measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=existing)
     parser.add_argument("--out", type=Path, required=True, help="manifest.jsonl with `instruction` and `cued_text`")
     parser.add_argument(
         "--endpoint", help="base URL of a chat endpoint, its key in OPENAI_API_KEY; without one, by rules"

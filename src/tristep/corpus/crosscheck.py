@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from tristep.arguments import existing
 from tristep.audio import read_audio
 from tristep.corpus import recognisers
 from tristep.corpus.vote import surface
@@ -92,7 +93,7 @@ def from_waveforms(recognise: recognisers.Recognise) -> Recognise:
 def main() -> None:
     """Write the rows of a manifest that a recogniser agrees with; say how many were dropped, and why."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=existing)
     parser.add_argument("--out", type=Path, required=True, help="manifest.jsonl of the clips that are kept")
     parser.add_argument("--model", default="base", help="a faster-whisper model: its name, or a CTranslate2 folder")
     options = parser.parse_args()

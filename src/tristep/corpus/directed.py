@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tristep.arguments import existing
 from tristep.corpus.annotate import CUES, cue, instruction
 from tristep.corpus.wordings import HELD_OUT, TAUGHT
 from tristep.modes.tts.data import Manner
@@ -94,7 +95,7 @@ def directed(
 def main() -> None:
     """Write directed texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sentences", type=Path, help="a text file, one sentence a line")
+    parser.add_argument("sentences", type=existing, help="a text file, one sentence a line")
     parser.add_argument("--out", type=Path, required=True, help="the utterances.jsonl to write")
     parser.add_argument("--directions", type=int, default=4, help="ways to ask for each sentence")
     parser.add_argument("--most-words", type=int, default=24, help="pass over longer sentences: rollouts cost time")

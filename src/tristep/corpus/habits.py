@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tristep.arguments import existing
 from tristep.corpus.personas import read_rows, write_rows
 from tristep.modes.realtime.persona import read_prompt
 
@@ -80,7 +81,7 @@ def rehabited(rows: Sequence[dict[str, Any]], habits: Sequence[str], seed: int) 
 def main() -> None:
     """Write exchanges, or a script, with other habits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path, help="an exchanges.jsonl or a script.jsonl of tristep.corpus.personas")
+    parser.add_argument("rows", type=existing, help="an exchanges.jsonl or a script.jsonl of tristep.corpus.personas")
     parser.add_argument("--held-out", action="store_true", help="draw the habits that are kept for measuring")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--seed", type=int, default=0)

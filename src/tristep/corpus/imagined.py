@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.corpus.judged import DROPPED, MIN_LETTERS, OPPOSITES, Take, pairs_of_takes
 from tristep.corpus.prosody import num_letters
 from tristep.corpus.restyle import Delivery, Samples, deliver
@@ -103,7 +104,7 @@ def misheard(words: Sequence[str], share: float, rng: np.random.Generator) -> li
 def main() -> None:
     """Imagine readings of the sentences of text files, one a line; what comes before a tab is a name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sentences", type=Path, nargs="+")
+    parser.add_argument("sentences", type=existing, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to add to")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

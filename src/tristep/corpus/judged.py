@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tristep.arguments import existing
 from tristep.audio import SPEAK_HZ, read_audio, write_audio
 from tristep.codec.speaker import SpeakerEncoder
 from tristep.codec.voice import to_listening_rate
@@ -298,12 +299,14 @@ def main() -> None:
     """Make pairs from manifests of clips or from persona dialogues, or measure how well replies fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["speech", "dialogue", "fits"])
-    parser.add_argument("sources", type=Path, nargs="+", help="manifest.jsonl files, dialogues (.csv, .jsonl) or pairs")
+    parser.add_argument(
+        "sources", type=existing, nargs="+", help="manifest.jsonl files, dialogues (.csv, .jsonl) or pairs"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to add to; readings go to audio/ beside it")
     parser.add_argument("--held-out-speakers", default="", help="names, separated by commas")
     parser.add_argument("--clips", type=int, default=40, help="the most clips of a speaker")
     parser.add_argument("--recogniser", default="base", help="faster-whisper's model: a name or a folder")
-    parser.add_argument("--speaker", type=Path, help="CAM++ weights; voices are not compared without")
+    parser.add_argument("--speaker", type=existing, help="CAM++ weights; voices are not compared without")
     parser.add_argument("--text-model", default="nano", help="weights of what measures how well replies fit")
     parser.add_argument("--most", type=int, help="the most pairs of each split whose replies are measured")
     parser.add_argument("--seed", type=int, default=0)

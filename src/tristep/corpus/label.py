@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.audio import LISTEN_HZ, AudioError, write_audio
 from tristep.corpus.label_page import write_page
 from tristep.corpus.recognisers import Heard, Recognise, is_sure, open_whisper
@@ -312,7 +313,7 @@ def label(rows: list[Row], folder: Path, model: Any) -> Iterator[Row]:
 def main() -> None:
     """Label the clips of a manifest that have no text, by one teacher."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=existing)
     parser.add_argument("--model", default="base", help="a faster-whisper model: its name, or a CTranslate2 folder")
     parser.add_argument("--out", type=Path, required=True, help="the labelled manifest.jsonl")
     parser.add_argument("--split", default="train")

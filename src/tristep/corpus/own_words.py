@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from rich.progress import track
 
+from tristep.arguments import existing
 from tristep.audio import read_audio
 from tristep.engine.engine import Engine
 from tristep.modes.asr.data import Style
@@ -39,7 +40,7 @@ def rewrite(rows: list[dict[str, Any]], folder: Path, engine: Engine, style: Sty
 def main() -> None:
     """Write a manifest anew, with the model's own transcripts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=existing)
     parser.add_argument("--model", default="nano", help="a name or a folder")
     parser.add_argument("--style", choices=get_args(Style), default="spoken")
     parser.add_argument("--split", default="train")

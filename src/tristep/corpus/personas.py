@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from tristep.arguments import existing
 from tristep.chat import Turn
 from tristep.corpus.dialogues import Dialogue, read_dialogues, without_near_duplicates
 from tristep.corpus.endpoint import next_turn
@@ -316,7 +317,7 @@ def parser() -> argparse.ArgumentParser:
     def step(name: str, about: str, *inputs: str) -> argparse.ArgumentParser:
         added = steps.add_parser(name, help=about, description=about)
         for each in inputs:
-            added.add_argument(each, type=Path)
+            added.add_argument(each, type=existing)
         added.add_argument("--out", type=Path, required=True, help="JSON lines to write")
         return added
 
@@ -326,23 +327,23 @@ def parser() -> argparse.ArgumentParser:
     split.add_argument("--number", type=int, required=True, help="cards to make")
     split.add_argument("--seed", type=int, default=0)
     pairs = step("pair", "Write what personas answer in their dialogues, in character only.", "dialogues")
-    pairs.add_argument("--cards", type=Path, required=True)
+    pairs.add_argument("--cards", type=existing, required=True)
     pairs.add_argument("--per-card", type=int, default=4, help="exchanges of each card at most")
     pairs.add_argument("--dev", type=int, default=20, help="dialogues that are dev: those before the test ones")
     pairs.add_argument("--test", type=int, default=60, help="dialogues that are test: the last ones")
     pairs.add_argument("--seed", type=int, default=0)
     held = step("script", "Write the user's side of the last dialogues, for measuring.", "dialogues")
-    held.add_argument("manifests", type=Path, nargs="*", help="clips of the user's turns")
-    held.add_argument("--cards", type=Path, required=True)
+    held.add_argument("manifests", type=existing, nargs="*", help="clips of the user's turns")
+    held.add_argument("--cards", type=existing, required=True)
     held.add_argument("--test", type=int, default=60, help="dialogues that are test: the last ones")
     held.add_argument("--turns", type=int, default=6, help="the user's turns of each")
     listed = step("sentences", "List the user's turns for a teacher to read aloud, one `id<TAB>text` a line.", "first")
-    listed.add_argument("more", type=Path, nargs="*", help="exchanges or scripts")
+    listed.add_argument("more", type=existing, nargs="*", help="exchanges or scripts")
     sound = step("sound", "Join exchanges with clips of the user's turns.", "exchanges")
-    sound.add_argument("manifests", type=Path, nargs="+")
+    sound.add_argument("manifests", type=existing, nargs="+")
     sound.add_argument("--cued", action="store_true", help="keep only those with something to hear of their manner")
     teach = step("distil", "Let a text model answer instead; it is kept where it is in character.", "exchanges")
-    teach.add_argument("--cards", type=Path, help="their cards: the rules need the facts")
+    teach.add_argument("--cards", type=existing, help="their cards: the rules need the facts")
     teach.add_argument("--model", default="nano", help="weights, or the model's name at the endpoint")
     teach.add_argument("--mode", help="what the weights have learnt for this mode; else their text model alone")
     teach.add_argument("--endpoint", help="base URL of a chat endpoint, its key in OPENAI_API_KEY")

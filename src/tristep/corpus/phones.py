@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.audio import LISTEN_HZ, raw_log_mel, read_audio
 from tristep.backbone.audio_encoder import AudioEncoder
 from tristep.backbone.checkpoints import load_encoder
@@ -238,8 +239,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Write manifests again with the phones of every clip."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifests", type=Path, nargs="+", help="clips with transcripts, each DIR/manifest.jsonl")
-    parser.add_argument("--taught-by", type=Path, required=True, help="one more, whose rows have `phones` already")
+    parser.add_argument("manifests", type=existing, nargs="+", help="clips with transcripts, each DIR/manifest.jsonl")
+    parser.add_argument("--taught-by", type=existing, required=True, help="one more, whose rows have `phones` already")
     parser.add_argument("--encoder", default="nano", help="the weights whose frozen encoder hears")
     parser.add_argument("--max-taught", type=int, default=900, help="clips to learn from at first")
     parser.add_argument("--steps", type=int, default=400, help="steps of each of the three rounds of learning")

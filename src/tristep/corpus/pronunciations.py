@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
+from tristep.arguments import existing
 from tristep.corpus.phones import symbols_of
 from tristep.corpus.synthesize import Phonemes
 from tristep.phones import PHONES
@@ -85,7 +86,7 @@ def main() -> None:
     """Read texts, learn how their words are said and write the pronouncer."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("texts", type=Path, nargs="+", help="text files, a sentence or two on each line")
+    parser.add_argument("texts", type=existing, nargs="+", help="text files, a sentence or two on each line")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pronouncer")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of learning (default: %(default)s)")
     asked = parser.parse_args()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.audio import LISTEN_HZ, read_audio
 from tristep.text import speakable, spoken_words, without_cues
 
@@ -235,7 +236,7 @@ def measure_rows(rows: Iterable[dict[str, Any]], folder: Path) -> Iterator[tuple
 def main() -> None:
     """Measure a manifest's clips, fit bins to them (or take those of another corpus), and name each clip's bins."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=existing)
     parser.add_argument("--out", type=Path, required=True, help="manifest.jsonl with `prosody` and `prosody_bins`")
     parser.add_argument("--bins", type=Path, required=True, help="JSON of bin edges: read if it exists, else written")
     options = parser.parse_args()

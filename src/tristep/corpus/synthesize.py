@@ -30,6 +30,7 @@ import soundfile
 import soxr
 from rich.progress import track
 
+from tristep.arguments import existing
 from tristep.audio import LISTEN_HZ
 from tristep.corpus.annotate import cue, instruction
 from tristep.corpus.phones import timed_phones
@@ -296,9 +297,9 @@ def synthesize(
 def main() -> None:
     """Read a file of `id<TAB>sentence` lines with one teacher."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sentences", type=Path, help="text file, one `id<TAB>sentence` a line")
+    parser.add_argument("sentences", type=existing, help="text file, one `id<TAB>sentence` a line")
     parser.add_argument("--teacher", choices=["piper", "kokoro"], required=True)
-    parser.add_argument("--model", type=Path, required=True, help="Piper's .onnx file, or Kokoro's folder")
+    parser.add_argument("--model", type=existing, required=True, help="Piper's .onnx file, or Kokoro's folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest.jsonl")
     parser.add_argument("--voices", help="named voices as they are, separated by commas, or `all`; else new ones")
     parser.add_argument("--sample-rate", type=int, default=LISTEN_HZ, help="Hz")

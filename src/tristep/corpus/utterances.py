@@ -23,6 +23,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.audio import LISTEN_HZ, padded_mel, read_audio
 from tristep.backbone.checkpoints import load_backbone
 from tristep.backbone.model import Backbone
@@ -150,12 +151,12 @@ def build_rows(rows: Sequence[dict[str, Any]], folder: Path, builder: UtteranceB
 def main() -> None:
     """Write `utterances.jsonl` for a manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=existing)
     parser.add_argument("--backbone", default="nano", help="weights by name, or a folder")
-    parser.add_argument("--codec", type=Path, required=True, help="a folder with a trained speech tokenizer")
+    parser.add_argument("--codec", type=existing, required=True, help="a folder with a trained speech tokenizer")
     parser.add_argument(
         "--phone-cells",
-        type=Path,
+        type=existing,
         help="what the tokenizer's codes say, the phone_cells.safetensors of its run: the codes of clips whose phones "
         "are in the manifest (`python -m tristep.corpus.phones`) are moved to say them",
     )

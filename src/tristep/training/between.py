@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from tristep.arguments import existing
 from tristep.backbone.checkpoints import is_own, load_backbone, save_backbone
 from tristep.backbone.model import Backbone
 from tristep.training.stages import LEARNT_IN_FULL
@@ -36,8 +37,8 @@ def bring_between(start: Backbone, learnt: Backbone, share: float) -> None:
 def main() -> None:
     """Bring together what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("start", type=Path, help="the model that a run began with")
-    parser.add_argument("learnt", type=Path, help="the model that it left")
+    parser.add_argument("start", type=existing, help="the model that a run began with")
+    parser.add_argument("learnt", type=existing, help="the model that it left")
     parser.add_argument("--share", type=float, required=True, help="of the way; 0 is the start")
     parser.add_argument("--out", type=Path, required=True, help="the model to write")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.backbone.checkpoints import find_weights, load_encoder
 from tristep.codec.code_listener import CodeListener
 from tristep.codec.codec import LISTENER, Codec
@@ -121,8 +122,8 @@ def main() -> None:
     """Sound utterances, listen to them, and write the listener."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("utterances", type=Path, nargs="+", help="JSON lines of words and codes")
-    parser.add_argument("--phone-reader", type=Path, required=True, help="phone_reader.safetensors")
+    parser.add_argument("utterances", type=existing, nargs="+", help="JSON lines of words and codes")
+    parser.add_argument("--phone-reader", type=existing, required=True, help="phone_reader.safetensors")
     parser.add_argument("--model", default="nano", help="weights with codec and voices (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {LISTENER}")
     parser.add_argument("--most", type=int, default=2400, help="utterances to sound (default: %(default)s)")

@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tristep.arguments import existing
 from tristep.objectives.rewards import Limits
 from tristep.training.metrics import read_metrics
 from tristep.training.plots import COLOURS, running_mean
@@ -90,8 +91,8 @@ def finish(axes: Axes, title: str, alarms: Sequence[int]) -> None:
 def main() -> None:
     """Draw what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="what the run was asked to do")
-    parser.add_argument("run", type=Path, help="its folder")
+    parser.add_argument("recipe", type=existing, help="what the run was asked to do")
+    parser.add_argument("run", type=existing, help="its folder")
     parser.add_argument("--out", type=Path, required=True, help="the SVG to write")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe)

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tristep.arguments import existing
 from tristep.backbone.checkpoints import check_shards, read_json, read_piece, save_part, sha256
 from tristep.backbone.packing import Rules
 from tristep.training import codec, stages
@@ -96,11 +97,11 @@ def read_export(entries: dict[str, Any], folder: Path) -> dict[str, Tensor]:
 def main() -> None:
     """Export a run, or bring an export home."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the folder of a run, or of an export")
+    parser.add_argument("folder", type=existing, help="the folder of a run, or of an export")
     parser.add_argument("--out", type=Path, help="export the run to this folder")
     parser.add_argument("--shard-mb", type=float, default=15.0, help="largest size of a shard, in millions of bytes")
     parser.add_argument("--into", type=Path, help="make this run's folder of the export")
-    parser.add_argument("--recipe", type=Path, help="the recipe of the run that was exported")
+    parser.add_argument("--recipe", type=existing, help="the recipe of the run that was exported")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that the recipe's corpora lie in")
     options = parser.parse_args()
     if options.out:

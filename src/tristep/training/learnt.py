@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tristep.arguments import existing
 from tristep.training.metrics import Line, read_metrics
 
 NOT_MEASURES = {"step", "kind"}
@@ -100,7 +101,7 @@ def missed(out: Path, bar: Bar) -> bool:
 def main() -> None:
     """Print a line for each run, and fail where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("runs", type=existing, nargs="+", help="folders of runs")
     parser.add_argument("--bar", type=Bar.parse, help="what every run has to reach, such as 'ctc_wer < 0.05'")
     parser.add_argument("--row", action="store_true", help="print the bar's measure alone, between tabs")
     options = parser.parse_args()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from tristep.arguments import existing
 from tristep.backbone.checkpoints import (
     INDEX,
     is_own,
@@ -92,10 +93,10 @@ def main() -> None:
     """Join what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for mode in MODES:
-        parser.add_argument(f"--{mode}", type=Path, help=f"the model of the run that taught {mode}")
+        parser.add_argument(f"--{mode}", type=existing, help=f"the model of the run that taught {mode}")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="the checkpoint folder to write")
-    where.add_argument("--into", type=Path, help="a checkpoint folder whose other modes stay as they are")
+    where.add_argument("--into", type=existing, help="a checkpoint folder whose other modes stay as they are")
     options = parser.parse_args()
     models = {mode: folder for mode in MODES if (folder := getattr(options, mode))}
     if not models:
