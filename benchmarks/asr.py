@@ -32,6 +32,7 @@ from torch import Tensor
 
 from tristep.audio import LISTEN_HZ
 from tristep.backbone.audio_encoder import Adapted
+from tristep.backbone.precision import PRECISIONS
 from tristep.engine.drafting import MOST_DRAFTS, DraftSources
 from tristep.engine.engine import Engine
 from tristep.engine.sampling import Completion
@@ -100,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--sources", nargs="+", help="of greedy, ctc, MTP-1, ..., auto; all if not given")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="the engine's own if not given")
+    parser.add_argument("--precision", choices=PRECISIONS, help="the engine's own if not given")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="medians count")
     parser.add_argument("--limit", type=int, help="take only the first clips")

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from tristep.backbone.int8 import Int8Table
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Int8Table
 from tristep.engine.engine import Engine
 
 PACKAGES = ("tristep", "torch")

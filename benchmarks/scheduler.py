@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tristep.audio import LISTEN_HZ
+from tristep.backbone.precision import PRECISIONS
 from tristep.engine.engine import Engine
 from tristep.evaluation.suites import read_clip, read_suite
 
@@ -82,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="nano", help="a name or a folder")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 2, 4, 8], help="how many ask at once")
     parser.add_argument("--slots", type=int, default=8, help="requests that write at once")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="the engine's own if not given")
+    parser.add_argument("--precision", choices=PRECISIONS, help="the engine's own if not given")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int, help="take only the first clips")
     parser.add_argument("--json", type=Path, help="write the numbers here")

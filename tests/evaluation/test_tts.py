@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 import pytest
 import torch
@@ -53,6 +54,7 @@ class Parrot:
         level = 0.6 if "loud" in asked else 0.2
         num_samples = len(words.split()) * SPEAK_HZ // (1 if "slow" in asked else 2)
         waveform = level * torch.sin(torch.arange(num_samples) * 2 * torch.pi * 200 / SPEAK_HZ)
+        waveform[0] = crc32(words.encode()) % 1000 / 1e6  # which of two texts of as many words it is
         self.said[hash(waveform.numpy().tobytes())] = words
         return Spoken(waveform, seconds=num_samples / SPEAK_HZ / 4, first_audio_s=0.1)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from functools import cache
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristep.backbone.int8 import MANY_TOKENS, compute_in_int8
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import MANY_TOKENS, Int8Linear, Kind, compute_in_few_bits, four_bits
 from tristep.backbone.transformer import FEW_TOKENS
 from tristep.config import load_backbone_config
 from tristep.engine.drafting import MOST_DRAFTS, DraftSources, Hypothesis, PassCosts
@@ -51,7 +52,7 @@ class Words(Letters):
 
 
 @cache
-def toy(num_heads: int, int8: bool = False) -> Backbone:
+def toy(num_heads: int, kind: Kind | None = None) -> Backbone:
     """A toy whose answers depend on what it reads, and whose draft heads are random, or copies that are often right."""
     torch.manual_seed(0)
     backbone = Backbone(load_backbone_config("toy"))
@@ -59,8 +60,8 @@ def toy(num_heads: int, int8: bool = False) -> Backbone:
         parameter.data *= 2
     if num_heads:
         backbone.add_draft_heads(num_heads)
-    if int8:
-        compute_in_int8(backbone)
+    if kind is not None:
+        compute_in_few_bits(backbone, kind)
     return backbone.eval().requires_grad_(False)
 
 
@@ -166,11 +167,12 @@ def test_rows_that_go_on_with_what_they_wrote_write_what_they_would_have(
     assert [row.tokens for row in rows] == [row.tokens for row in plain]
 
 
+@pytest.mark.parametrize("kind", [Int8Linear, four_bits], ids=["int8", "int4"])
 @settings(max_examples=20, deadline=None)
-@given(LENGTHS, SEEDS)
-def test_in_int8_drafts_change_nothing_either(lengths: list[int], seed: int) -> None:
+@given(lengths=LENGTHS, seed=SEEDS)
+def test_in_few_bits_drafts_change_nothing_either(kind: Kind, lengths: list[int], seed: int) -> None:
     assert min(MANY_TOKENS, FEW_TOKENS) > MOST_DRAFTS + 1  # a row is computed alike in passes of any such width
-    backbone, prompts = toy(3, int8=True), random_prompts(lengths, seed)
+    backbone, prompts = toy(3, kind), random_prompts(lengths, seed)
     constraint, budgets = Letters(backbone.vocab), [20] * len(prompts)
     plain = greedy(backbone, prompts, None, constraint, budgets, repetition_start)
     sources = DraftSources(guessed(plain, seed), 3, FREE)

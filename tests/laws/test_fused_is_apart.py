@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristep.backbone.int8 import compute_in_int8
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Int8Linear, compute_in_few_bits
 from tristep.backbone.transformer import FEW_TOKENS, RMSNorm, attend_cached, fuse_layers
 from tristep.config import load_backbone_config
 
@@ -29,7 +29,7 @@ def test_a_decoder_with_fused_projections_computes_what_it_did(qkv_bias: bool) -
     torch.testing.assert_close(fused(tokens), apart(tokens), atol=1e-5, rtol=1e-5)
     fuse_norms(apart)
     for backbone in (apart, fused):
-        compute_in_int8(backbone)
+        compute_in_few_bits(backbone, Int8Linear)
     assert torch.equal(fused(tokens), apart(tokens))
 
 

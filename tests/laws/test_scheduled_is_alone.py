@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristep.backbone.int8 import MANY_TOKENS, compute_in_int8
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import MANY_TOKENS, Int8Linear, Kind, compute_in_few_bits, four_bits
 from tristep.backbone.transformer import FEW_TOKENS
 from tristep.config import load_backbone_config
 from tristep.engine.drafting import Hypothesis, PassCosts, RowSources
@@ -73,7 +73,7 @@ CLIENTS = st.lists(asked(), min_size=1, max_size=6)
 
 
 @cache
-def toy(int8: bool, num_heads: int = 0) -> Backbone:
+def toy(kind: Kind | None, num_heads: int = 0) -> Backbone:
     """A toy whose answers depend on what it reads, and whose draft heads are copies that are sometimes right."""
     torch.manual_seed(0)
     backbone = Backbone(load_backbone_config("toy"))
@@ -83,8 +83,8 @@ def toy(int8: bool, num_heads: int = 0) -> Backbone:
         parameter.data *= 2
     if num_heads:
         backbone.add_draft_heads(num_heads)
-    if int8:
-        compute_in_int8(backbone)
+    if kind is not None:
+        compute_in_few_bits(backbone, kind)
     return backbone.eval().requires_grad_(False)
 
 
@@ -185,15 +185,15 @@ def together(clients: list[Asked], backbone: Backbone, num_slots: int) -> list[R
 
 @settings(max_examples=15, deadline=None)
 @given(CLIENTS, st.integers(1, 4))
-@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("kind", [None, Int8Linear, four_bits], ids=["float32", "int8", "int4"])
 @pytest.mark.parametrize("num_heads", [0, 3])
 def test_whoever_comes_and_goes_everybody_is_answered_as_if_alone(
-    num_heads: int, int8: bool, clients: list[Asked], num_slots: int
+    num_heads: int, kind: Kind | None, clients: list[Asked], num_slots: int
 ) -> None:
     assert min(MANY_TOKENS, FEW_TOKENS) > MOST_READ  # a row is computed alike in passes of any such width
-    backbone = toy(int8, num_heads)
+    backbone = toy(kind, num_heads)
     for client, request in zip(clients, together(clients, backbone, num_slots), strict=True):
-        expected = served_alone(client, toy(int8))  # without heads
+        expected = served_alone(client, toy(kind))  # without heads
         if request.is_cancelled:
             assert_begins(expected, request)
             continue
@@ -216,17 +216,17 @@ def assert_begins(whole: Request, part: Request) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(asked())
-@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
-def test_alone_a_transcript_is_what_plain_greedy_decoding_writes(int8: bool, client: Asked) -> None:
+@pytest.mark.parametrize("kind", [None, Int8Linear, four_bits], ids=["float32", "int8", "int4"])
+def test_alone_a_transcript_is_what_plain_greedy_decoding_writes(kind: Kind | None, client: Asked) -> None:
     client = replace(client, kind="guessed")
-    assert alone(client, toy(int8)) == plain(client, toy(int8))
+    assert alone(client, toy(kind)) == plain(client, toy(kind))
 
 
 @settings(max_examples=10, deadline=None)
 @given(asked())
 def test_alone_codes_are_what_a_plain_recital_speaks(client: Asked) -> None:
-    client, recital = replace(client, kind="codes", num_sounds=0), recital_of(client, toy(False))
-    prompt, _ = prompt_of(client, toy(False))
-    for _ in recite(toy(False), [prompt], [recital], [client.seed], Sampling()):
+    client, recital = replace(client, kind="codes", num_sounds=0), recital_of(client, toy(None))
+    prompt, _ = prompt_of(client, toy(None))
+    for _ in recite(toy(None), [prompt], [recital], [client.seed], Sampling()):
         pass
-    assert alone(client, toy(False)) == said(recital)
+    assert alone(client, toy(None)) == said(recital)

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, SPEAK_HZ
 from tristep.backbone.checkpoints import find_weights, load_backbone, served_modes
-from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Precision, compute_in
 from tristep.backbone.transformer import KVCache, whole_blocks
 from tristep.chat import Chat
 from tristep.codec.voice import Voice

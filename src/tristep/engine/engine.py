@@ -21,9 +21,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tristep.audio import LISTEN_HZ, AudioError, padded_mel
 from tristep.backbone.audio_encoder import Adapted, CtcAdaptor, side_by_side
 from tristep.backbone.checkpoints import find_weights, load_backbone
-from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Precision, compute_in
 from tristep.chat import Chat
 from tristep.engine.drafting import MOST_DRAFTED_ROWS, DraftSources, Hypothesis, RowSources
 from tristep.engine.listening import Entry, Hearing, OnProgress, Source, listen
@@ -90,8 +90,8 @@ class Engine:
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            precision: What it computes in: int8 on a processor and bf16 on a GPU if not given. The ear is float32
-                in all but int8, as what it hears is what the adaptor was trained on.
+            precision: What it computes in. If not given, bf16 on a GPU, int8 on a processor, and int4 where it speaks.
+                The ear is float32 beside bf16 and fp32, as what it hears is what the adaptor was trained on.
 
         Raises:
             ValueError: If there are none, or they are damaged.

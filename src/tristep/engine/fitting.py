@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tristep.backbone.checkpoints import load_backbone
-from tristep.backbone.int8 import compute_in
 from tristep.backbone.low_rank import merge_low_rank
+from tristep.backbone.precision import compute_in
 from tristep.chat import Chat, Turn
 from tristep.engine.answers import mean_logprobs
 from tristep.engine.witness import better

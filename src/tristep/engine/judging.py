@@ -24,9 +24,9 @@ from torch import Tensor
 
 from tristep.audio import LISTEN_HZ, padded_mel
 from tristep.backbone.checkpoints import load_backbone
-from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Precision, compute_in
 from tristep.chat import Chat
 from tristep.codec.voice import to_listening_rate
 from tristep.engine.fitting import PERSONA_LINE, Reader

@@ -23,7 +23,7 @@ from tristep.modes.tts.decoding import Recital, allowed_mask
 
 MOST_READ = MOST_DRAFTS + 1
 """Tokens that a row reads in one pass at most. A longer word is read in several: many tokens would be computed in
-another way (`int8.MANY_TOKENS`), and so would those of the rows beside them."""
+another way (`precision.MANY_TOKENS`), and so would those of the rows beside them."""
 
 
 @dataclass(frozen=True)

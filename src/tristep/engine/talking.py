@@ -19,9 +19,9 @@ from torch import Tensor
 
 from tristep.audio import SPEAK_HZ, read_audio, speech_mel, write_audio
 from tristep.backbone.checkpoints import find_weights, load_backbone
-from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Precision, compute_in
 from tristep.chat import Chat
 from tristep.codec.codec import Codec, CodecStream
 from tristep.codec.speaker import SpeakerEncoder
@@ -142,7 +142,7 @@ class Talker:
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            precision: What the decoder computes in: int8 on a processor and bf16 on a GPU if not given.
+            precision: What the decoder computes in: int4 on a processor and bf16 on a GPU if not given.
 
         Raises:
             ValueError: If there are none, or they are damaged.
@@ -154,7 +154,7 @@ class Talker:
         talker = cls(
             backbone, tokenizer, codec, folder / "voices", SpeakerEncoder.load(speaker) if speaker.exists() else None
         )
-        compute_in(talker.backbone, precision)
+        compute_in(talker.backbone, precision or ("int4" if device == "cpu" else "bf16"))
         return talker
 
     def speak(

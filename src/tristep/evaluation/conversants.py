@@ -9,9 +9,9 @@ from typing import Any
 
 from tristep.audio import read_audio
 from tristep.backbone.checkpoints import load_backbone, served_modes
-from tristep.backbone.int8 import Precision, compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import Precision, compute_in
 from tristep.chat import Chat, Turn
 from tristep.engine.answers import Answer, answers, mean_logprob
 from tristep.engine.engine import Engine

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +163,14 @@ def evaluate_tts(
     if not prompts or len({prompt.id for prompt in prompts}) < len(prompts):
         raise ValueError(f"{len(prompts)} prompts: expected at least one, each with an id of its own; rename them")
     start = time.perf_counter()
-    waveforms: dict[str, Tensor] = {}
-    results: list[SentenceResult] = []
-    for prompt in track(prompts, f"{model}:", console=Console(stderr=True), disable=not progress):
-        spoken, error = attempt(synthesise, prompt, seed)
-        waveforms[prompt.id] = spoken.waveform
-        results.append(judge(prompt, spoken, error, judges, (targets or {}).get(prompt.voice or ""), language))
+    draw = partial(track, console=Console(stderr=True), disable=not progress)
+    # The threads of a recogniser go on for a while after it: who speaks between two sentences shares the processor.
+    readings = [attempt(synthesise, prompt, seed) for prompt in draw(prompts, f"{model} speaks:")]
+    results = [
+        judge(prompt, *reading, judges, (targets or {}).get(prompt.voice or ""), language)
+        for prompt, reading in draw(list(zip(prompts, readings, strict=True)), f"{model} is judged:")
+    ]
+    waveforms = {prompt.id: spoken.waveform for prompt, (spoken, _) in zip(prompts, readings, strict=True)}
     report = TtsReport(
         voices=tuple(summarise_voices(results)),
         directives=tuple(summarise_directives(prompts, results)),

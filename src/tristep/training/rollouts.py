@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
-from tristep.backbone.int8 import compute_in
 from tristep.backbone.low_rank import merge_low_rank
 from tristep.backbone.model import Backbone
+from tristep.backbone.precision import compute_in
 from tristep.chat import Chat, Turn
 from tristep.engine.answers import SAMPLING, Words, notes
 from tristep.engine.drawing import draw_completions

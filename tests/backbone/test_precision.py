@@ -8,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tristep.backbone.int8 import (
+from tristep.backbone.model import Backbone
+from tristep.backbone.precision import (
     MANY_TOKENS,
+    Int4Linear,
     Int8Linear,
     RoundedLinear,
-    compute_in_int8,
+    compute_in_few_bits,
     few_sizes,
+    four_bits,
     hear_in_int8,
+    levels_of,
     multiplies_int8,
 )
-from tristep.backbone.model import Backbone
 from tristep.config import load_backbone_config
 
 needs_vnni = pytest.mark.skipif(not multiplies_int8(), reason="this processor does not multiply eight-bit numbers")
@@ -37,8 +40,40 @@ def test_a_projection_is_nearly_what_it_was(num_tokens: int, bias: bool) -> None
     assert relative_error(packed(hidden.bfloat16()), linear(hidden)) < 0.01
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_with_four_bits_it_multiplies_the_levels_that_are_nearest(bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(96, 64, bias=bias).requires_grad_(False)
+    codes, levels = levels_of(linear.weight)
+    step, middle = levels.float().transpose(0, 1).chunk(2, dim=2)  # (O, groups, 1)
+    weight = ((codes.view(64, 3, -1) - 8) * step + middle).view(64, 96)
+    assert ((linear.weight - weight).view(64, 3, -1).abs() <= 0.55 * step).all()
+    hidden = torch.randn(2, MANY_TOKENS - 1, 96).bfloat16()
+    packed = four_bits(linear.weight, linear.bias)
+    assert isinstance(packed, Int4Linear)
+    expected = hidden.float() @ weight.T + (0 if linear.bias is None else linear.bias)
+    assert relative_error(packed(hidden), expected) < 0.01
+    many = torch.randn(2, MANY_TOKENS, 96).bfloat16()
+    assert torch.equal(packed(many), Int8Linear(linear.weight, linear.bias)(many))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, MANY_TOKENS - 1), st.integers(0, 10_000))
+def test_with_four_bits_a_row_does_not_depend_on_how_many_there_are(num_rows: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    packed = four_bits(torch.randn(48, 64, generator=generator))
+    rows = torch.randn(num_rows, 64, generator=generator).bfloat16()
+    assert torch.equal(packed(rows), torch.cat([packed(row[None]) for row in rows]))
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (48, 80)])
+def test_shapes_that_four_bits_do_not_fit_have_eight(shape: tuple[int, int]) -> None:
+    assert type(four_bits(torch.randn(shape))) is Int8Linear
+
+
 def test_a_row_of_zeros_stays_zero() -> None:
-    assert not Int8Linear(torch.zeros(32, 64))(torch.randn(2, 64).bfloat16()).any()
+    for kind in (Int8Linear, four_bits):
+        assert not kind(torch.zeros(32, 64))(torch.randn(2, 64).bfloat16()).any()
 
 
 @pytest.fixture
@@ -46,7 +81,7 @@ def pair() -> tuple[Backbone, Backbone]:
     torch.manual_seed(0)
     plain = Backbone(load_backbone_config("toy")).eval().requires_grad_(False)
     packed = copy.deepcopy(plain)
-    compute_in_int8(packed)
+    compute_in_few_bits(packed, Int8Linear)
     return plain, packed
 
 
@@ -85,7 +120,7 @@ def test_rounded_rows_are_nearly_what_they_were(num_bytes: int, most: float, bia
     hidden = torch.randn(2, 37, 96) * torch.linspace(0.1, 10, 37)[:, None]
     packed = RoundedLinear(linear.weight, linear.bias, num_bytes)
     assert relative_error(packed(hidden), linear(hidden)) < most
-    assert torch.equal(packed(torch.zeros(3, 96)), packed.bias.expand(3, -1))
+    assert torch.equal(packed(torch.zeros(3, 96)), linear(torch.zeros(3, 96)))
 
 
 @needs_vnni
