@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tristep.backbone.checkpoints import load_backbone, save_backbone
 from tristep.backbone.low_rank import add_low_rank
 from tristep.backbone.model import Backbone
 from tristep.config import load_backbone_config
-from tristep.training.between import bring_between, main
+from tristep.training.between import blended, bring_between, main
 from tristep.vocab import byte_tokenizer
 
 
@@ -55,3 +56,32 @@ def test_a_model_between_two_is_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert own
     for name, parameter in own.items():
         torch.testing.assert_close(written[name], parameter, atol=1e-2, rtol=1e-2)
+
+
+def test_a_part_of_a_codec_goes_a_share_of_the_way_and_new_blocks_begin_as_nothing() -> None:
+    start = {"blocks.0.weight": torch.zeros(2, dtype=torch.bfloat16)}
+    learnt = {
+        **start,
+        "blocks.0.weight": torch.ones(2),
+        "blocks.1.weight": torch.ones(2),
+        "blocks.1.scale": torch.ones(2),
+    }
+    found = blended(start, learnt, 0.25)
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "blocks.0.weight": [0.25, 0.25], "blocks.1.weight": [1, 1], "blocks.1.scale": [0.25, 0.25]
+    }  # fmt: skip
+    assert all(torch.equal(blended(start, learnt, 1.0)[name], tensor) for name, tensor in learnt.items())
+
+
+def test_parts_that_are_not_of_a_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^weight is missing or has another shape"):
+        blended({"weight": torch.zeros(2)}, {"weight": torch.zeros(3)}, 0.5)
+
+
+def test_the_command_reads_and_writes_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("start", 0.0), ("learnt", 1.0)):
+        save_file({"weight": torch.full((2,), value)}, tmp_path / f"{name}.safetensors")
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("start", "learnt", "half")]
+    monkeypatch.setattr(sys, "argv", ["between", *paths[:2], "--share", "0.5", "--out", paths[2]])
+    main()
+    assert load_file(paths[2])["weight"].tolist() == [0.5, 0.5]
