@@ -240,8 +240,8 @@ def compute_in(backbone: Backbone, precision: Precision | None = None, *, hears:
 
     Args:
         backbone: The model, its low-rank updates merged.
-        precision: int8 on a processor and bf16 on a GPU if not given. Four bits are for speech: what is said they
-            leave as it is, and transcripts they make one or two points worse (`docs/log.md`).
+        precision: int8 on a processor and bf16 on a GPU if not given. In int4 a token takes a third less time, and
+            words are two or three points more often wrong, written or said (`docs/log.md`).
         hears: Whether its ear is used, and computes in int8 where the decoder computes in int8 or int4; else it stays
             as it is.
 

@@ -90,8 +90,8 @@ class Engine:
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            precision: What it computes in. If not given, bf16 on a GPU, int8 on a processor, and int4 where it speaks.
-                The ear is float32 beside bf16 and fp32, as what it hears is what the adaptor was trained on.
+            precision: What it computes in: int8 on a processor and bf16 on a GPU if not given. The ear is float32
+                beside bf16 and fp32, as what it hears is what the adaptor was trained on.
 
         Raises:
             ValueError: If there are none, or they are damaged.

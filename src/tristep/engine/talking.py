@@ -142,7 +142,7 @@ class Talker:
         Args:
             name: A name such as `nano`, or a folder.
             device: Where the model runs.
-            precision: What the decoder computes in: int4 on a processor and bf16 on a GPU if not given.
+            precision: What the decoder computes in: int8 on a processor and bf16 on a GPU if not given.
 
         Raises:
             ValueError: If there are none, or they are damaged.
@@ -154,7 +154,7 @@ class Talker:
         talker = cls(
             backbone, tokenizer, codec, folder / "voices", SpeakerEncoder.load(speaker) if speaker.exists() else None
         )
-        compute_in(talker.backbone, precision or ("int4" if device == "cpu" else "bf16"))
+        compute_in(talker.backbone, precision)
         return talker
 
     def speak(
